@@ -1,0 +1,3 @@
+"""Tunestone: reinforcement fine-tuning on your own hardware."""
+
+__version__ = "0.1.0"

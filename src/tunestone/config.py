@@ -1,0 +1,190 @@
+"""One frozen config for a run. Every field has its meaning, unit, range, default and source.
+
+Values come in layers, later ones winning: default, recipe, TOML file, `--set key=value`. `resolve`
+keeps the origin of each, and refuses unknown keys and impossible combinations before anything runs.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tunestone.errors import ConfigError
+
+AlgorithmName = Literal["dapo", "grpo", "dr_grpo", "gspo", "cispo", "rloo"]
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides what a run computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    # --- what is trained, on what, for what
+    model: str = "smollm2-135m"
+    """Base model: a Hugging Face id, a local folder, or `smollm2-135m`, the embedded one."""
+    data: str = ""
+    """Training prompts: a JSONL file in Bedrock's or OpenAI's shape. A recipe brings its own."""
+    validation: str = ""
+    """Held-out prompts (JSONL) that choose the best checkpoint. Empty: a tenth of `data`, at most
+    64 rows, is split off."""
+    reward: str = ""
+    """The reward: `file.py:function` or `package.module:function`, called with prompt, completion
+    and row."""
+
+    # --- how much
+    epochs: int = Field(default=1, ge=1, le=50)
+    """Passes over the training prompts. Range and first value as Bedrock's `epochCount`."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; overrides `epochs`. Empty: as many as the epochs need."""
+    batch_size: int = Field(default=16, ge=1, le=512)
+    """Prompts per step. AWS advises 128 on a GPU; 16 is the least Bedrock takes."""
+    group_size: int = Field(default=8, ge=2, le=64)
+    """Completions per prompt. Bedrock takes 2 to 16, by default 4; 8 is TRL's default."""
+    updates_per_batch: int = Field(default=1, ge=1, le=16)
+    """Optimizer steps on the same completions. Above 1 the clip bounds begin to matter."""
+
+    # --- how completions are drawn
+    max_prompt_tokens: int = Field(default=1024, ge=1)
+    """Longer prompts are left out, counted and shown (Bedrock's `maxPromptLength`)."""
+    max_completion_tokens: int = Field(default=256, ge=1)
+    """A completion is cut off here (Bedrock's `inferenceMaxTokens`)."""
+    temperature: float = Field(default=1.0, gt=0.0, le=2.0)
+    """Sampling temperature in training. 1 draws from the policy itself (TRL's and verl's default)."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: least probability mass to draw from. 1 is off, as on-policy learning needs."""
+    top_k: int = Field(default=0, ge=0)
+    """Draw from the k likeliest tokens only. 0 is off."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; they are not part of its text."""
+    mask_truncated: bool = False
+    """Leave completions that were cut off out of the loss (DAPO's overlong filtering)."""
+    refill_limit: int = Field(default=0, ge=0, le=16)
+    """Rounds of fresh prompts that may replace groups without signal in a step (DAPO's dynamic
+    sampling). 0 is off."""
+
+    # --- how the policy learns
+    algorithm: AlgorithmName = "dapo"
+    """Advantage, ratio and normaliser: dapo (token mean), grpo (row mean), dr_grpo (no deviation,
+    constant normaliser), gspo (sequence ratio), cispo (capped weight), rloo (leave one out)."""
+    learning_rate: float = Field(default=1e-4, gt=0.0, le=1e-2)
+    """Peak learning rate. AWS: 1e-4 to 1e-3 for LoRA, about a tenth of it for full training."""
+    warmup_steps: int = Field(default=2, ge=0)
+    """Steps over which the learning rate rises linearly to its peak; it stays there."""
+    lora_rank: int = Field(default=32, ge=0, le=512)
+    """Rank of the LoRA adapters on all linear layers (AWS: 32). 0 trains every weight."""
+    clip_low: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """How far below 1 the probability ratio may count (PPO's epsilon)."""
+    clip_high: float = Field(default=0.28, gt=0.0)
+    """How far above 1 the ratio may count (DAPO's clip-higher)."""
+    kl_coefficient: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Weight of the KL divergence from the base model in the loss. 0 is off (DAPO, TRL)."""
+
+    # --- how the run watches itself
+    eval_every: int | None = Field(default=None, ge=1, le=1000)
+    """Steps between validations and checkpoints. Empty: min(10, rows / batch_size), AWS's rule."""
+    patience: int = Field(default=5, ge=0)
+    """Validations without improvement after which the run stops early. 0 is never."""
+
+    # --- the machine
+    microbatch_tokens: int = Field(default=2048, ge=64)
+    """Tree nodes in one forward and backward: bounds memory, does not change the result."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Decides data order, LoRA's start and every draw."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """CPU threads. 0 takes all cores this process may use. A resumed run keeps its number."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.max_steps is not None and self.warmup_steps > self.max_steps:
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} exceeds max_steps = {self.max_steps}: the "
+                "learning rate would never reach its peak. Lower warmup_steps."
+            )
+        if self.max_steps is not None and self.eval_every and self.eval_every > self.max_steps:
+            raise ValueError(
+                f"eval_every = {self.eval_every} exceeds max_steps = {self.max_steps}: there would "
+                "be no validation to choose a checkpoint by. Lower eval_every."
+            )
+        if self.refill_limit and self.kl_coefficient:
+            raise ValueError(
+                "refill_limit replaces groups without signal, but with kl_coefficient > 0 those "
+                "groups do train. Set one of the two to 0."
+            )
+        if self.validation and self.validation == self.data:
+            raise ValueError(
+                "validation and data name the same file: the gain would be measured on what was "
+                "trained. Leave validation empty to split a tenth off."
+            )
+        if any(not text for text in self.stop):
+            raise ValueError(
+                "stop holds an empty string, which would end every completion at once."
+            )
+        return self
+
+
+Origins = dict[str, str]
+
+
+def resolve(
+    *,
+    layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    assignments: Sequence[str] = (),
+) -> tuple[TrainConfig, Origins]:
+    """Merge named layers and `key=value` assignments into a config, with each value's origin.
+
+    Raises ConfigError naming the key, its origin and, for an unknown one, the nearest known key.
+    """
+    values: dict[str, Any] = {}
+    origins: Origins = dict.fromkeys(TrainConfig.model_fields, "default")
+    assigned = [(f"--set {text}", dict([parse_assignment(text)])) for text in assignments]
+    for origin, layer in [*layers, *assigned]:
+        for key, value in layer.items():
+            if key not in TrainConfig.model_fields:
+                raise ConfigError(f"Unknown setting '{key}' ({origin}).", remedy=_nearest(key))
+            values[key] = value
+            origins[key] = origin
+    try:
+        return TrainConfig.model_validate(values), origins
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins)) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings of a TOML file. Raises ConfigError with file and reason."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file '{path}'.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`key=value` with a TOML value; a bare word counts as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'--set {text}' is not of the form key=value.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _nearest(key: str) -> str:
+    close = difflib.get_close_matches(key, TrainConfig.model_fields, n=1, cutoff=0.5)
+    near = f"Did you mean '{close[0]}'? " if close else ""
+    return near + "`tunestone config` lists all settings."
+
+
+def _explain(error: ValidationError, origins: Origins) -> str:
+    reasons = []
+    for problem in error.errors():
+        if not problem["loc"]:
+            reasons.append(problem["msg"].removeprefix("Value error, "))
+            continue
+        key = str(problem["loc"][0])
+        reasons.append(f"{key} = {problem['input']!r} ({origins[key]}): {problem['msg']}.")
+    return " ".join(reasons)

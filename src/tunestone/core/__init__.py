@@ -1,0 +1,1 @@
+"""The training core: torch, and no knowledge of any server."""

@@ -1,0 +1,207 @@
+"""One optimizer step from graded groups: the tree, the loss, the gradient.
+
+Groups are packed into micro-batches of at most `microbatch_tokens` tree nodes, whole groups only; the
+loss weights are fixed for the whole step beforehand, so the result does not depend on the packing.
+A group whose advantages are all zero adds nothing to the gradient and is left out (with a KL term it
+does add something and stays).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from tunestone.config import TrainConfig
+from tunestone.core.attention import TreeUnsupportedError
+from tunestone.core.logprobs import rows_logprobs, tree_logprobs
+from tunestone.core.loss import ALGORITHMS, ScoredTokens, policy_loss
+from tunestone.core.model import Policy
+from tunestone.core.tree import build_tree
+from tunestone.types import Completion
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Largest difference of a log-probability between tree and rows that counts as rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt with its completions and what they earned."""
+
+    prompt_T: list[int]
+    completions_G: list[Completion]
+    advantages_G: list[float | None]
+    """None for a completion without a reward: it takes no part in the step."""
+
+
+class Learner:
+    """Moves a policy's weights. Holds the optimizer; everything else comes with the call."""
+
+    def __init__(self, policy: Policy, config: TrainConfig) -> None:
+        self._policy = policy
+        self._config = config
+        self._algorithm = ALGORITHMS[config.algorithm]
+        self._with_kl = config.kl_coefficient > 0
+        self.uses_tree = True
+        self.optimizer = torch.optim.AdamW(
+            list(policy.trainable.values()),
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+        )
+
+    def update(self, groups_P: Sequence[Group], *, learning_rate: float) -> dict[str, float]:
+        """Train on the groups and return the step's metrics."""
+        weights_PG = self._weights(groups_P)
+        keep = [
+            (group, weights_G)
+            for group, weights_G in zip(groups_P, weights_PG, strict=True)
+            if self._with_kl or any(group.advantages_G)
+        ]
+        batches = self._pack(keep)
+        metrics = {"loss": 0.0, "gradient_norm": 0.0, "tree_nodes": 0.0, "padded_positions": 0.0}
+        sums: dict[str, float] = {}
+        passes = self._config.updates_per_batch if batches else 0
+        for _ in range(passes):
+            metrics["loss"] = 0.0
+            for batch in batches:
+                self._accumulate(batch, metrics, sums)
+            metrics["gradient_norm"] = self._step(learning_rate)
+        tokens = max(1.0, sums.get("tokens", 0.0))
+        metrics["clip_share"] = sums.get("clipped", 0.0) / tokens
+        metrics["kl_sampling"] = sums.get("kl_sampling", 0.0) / tokens
+        metrics["kl_base"] = sums.get("kl_base", 0.0) / tokens
+        return metrics
+
+    def check_tree(self, group: Group) -> float:
+        """Compare tree and rows on one group; on a difference fall back to rows for the run.
+
+        Returns the largest difference in nats (infinite when the model cannot do trees).
+        """
+        rows = [[*group.prompt_T, *completion.tokens] for completion in group.completions_G]
+        lengths = [len(group.prompt_T)] * len(rows)
+        network = self._policy.network
+        with torch.no_grad():
+            try:
+                self.uses_tree = True
+                shared_R = self._logprobs(network, rows, lengths)
+                self.uses_tree = False
+                difference = float((self._logprobs(network, rows, lengths) - shared_R).abs().max())
+            except (TreeUnsupportedError, TypeError):  # TypeError: its forward takes no `plan`
+                difference = math.inf
+        dtype = next(network.parameters()).dtype
+        self.uses_tree = difference <= _TOLERANCE.get(dtype, 1e-3)
+        return difference
+
+    def _weights(self, groups_P: Sequence[Group]) -> list[list[float]]:
+        """Weight of a token of every completion, normalised over the whole step."""
+        lengths_PG = [
+            [
+                0 if advantage is None or self._masked(completion) else len(completion.tokens)
+                for completion, advantage in zip(
+                    group.completions_G, group.advantages_G, strict=True
+                )
+            ]
+            for group in groups_P
+        ]
+        flat_B = torch.tensor([length for lengths_G in lengths_PG for length in lengths_G])
+        weights_B = self._algorithm.weights(flat_B, self._config.max_completion_tokens)
+        weights = iter(torch.where(flat_B > 0, weights_B, 0.0).tolist())
+        return [[next(weights) for _ in lengths_G] for lengths_G in lengths_PG]
+
+    def _masked(self, completion: Completion) -> bool:
+        return self._config.mask_truncated and completion.finish_reason == "length"
+
+    def _pack(
+        self, groups: Sequence[tuple[Group, list[float]]]
+    ) -> list[list[tuple[Group, list[float]]]]:
+        """First-fit in order by an upper bound of the nodes each group adds."""
+        batches: list[list[tuple[Group, list[float]]]] = []
+        used = math.inf
+        for group, weights_G in groups:
+            nodes = len(group.prompt_T) + sum(len(c.tokens) for c in group.completions_G)
+            if used + nodes > self._config.microbatch_tokens:
+                batches.append([])
+                used = 0
+            batches[-1].append((group, weights_G))
+            used += nodes
+        return batches
+
+    def _accumulate(
+        self,
+        batch: Sequence[tuple[Group, list[float]]],
+        metrics: dict[str, float],
+        sums: dict[str, float],
+    ) -> None:
+        rows, lengths, tokens = _rows(batch, self._policy.base.device)
+        logprobs_R = self._logprobs(self._policy.network, rows, lengths, metrics)
+        if self._with_kl:
+            with torch.no_grad(), self._policy.reference() as network:
+                tokens = replace(tokens, base_R=self._logprobs(network, rows, lengths))
+        loss, counts = policy_loss(
+            logprobs_R,
+            tokens,
+            self._algorithm.objective,
+            clip=(self._config.clip_low, self._config.clip_high),
+            kl_coefficient=self._config.kl_coefficient,
+        )
+        loss.backward()
+        metrics["loss"] += float(loss.detach())
+        for name, value in counts.items():
+            sums[name] = sums.get(name, 0.0) + value
+
+    def _logprobs(
+        self,
+        network: nn.Module,
+        rows: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        metrics: dict[str, float] | None = None,
+    ) -> Tensor:
+        temperature = self._config.temperature
+        if metrics is not None:
+            metrics["padded_positions"] += len(rows) * max(map(len, rows))
+        if not self.uses_tree:
+            pad = self._policy.base.pad_token
+            return rows_logprobs(network, rows, lengths, temperature, pad_token=pad)
+        tree = build_tree(rows, lengths)
+        if metrics is not None:
+            metrics["tree_nodes"] += tree.size
+        return tree_logprobs(network, tree, temperature)
+
+    def _step(self, learning_rate: float) -> float:
+        parameters = list(self._policy.trainable.values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._policy.refresh()
+        return float(norm)
+
+
+def _rows(
+    batch: Sequence[tuple[Group, list[float]]], device: torch.device
+) -> tuple[list[list[int]], list[int], ScoredTokens]:
+    """Rows of the usable completions, their prompt lengths, and what the loss needs to know."""
+    rows, lengths = [], []
+    sampled, advantages, weights, owners = [], [], [], []
+    for group, weights_G in batch:
+        members = zip(group.completions_G, group.advantages_G, weights_G, strict=True)
+        for completion, advantage, weight in members:
+            if advantage is None:
+                continue
+            count = len(completion.tokens)
+            sampled += completion.logprobs
+            advantages += [advantage] * count
+            weights += [weight] * count
+            owners += [len(rows)] * count
+            rows.append([*group.prompt_T, *completion.tokens])
+            lengths.append(len(group.prompt_T))
+    tokens = ScoredTokens(
+        sampled_R=torch.tensor(sampled, device=device),
+        advantages_R=torch.tensor(advantages, device=device),
+        weights_R=torch.tensor(weights, device=device),
+        rows_R=torch.tensor(owners, device=device),
+    )
+    return rows, lengths, tokens

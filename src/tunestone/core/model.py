@@ -1,0 +1,216 @@
+"""Models: where they come from, and the policy that is trained on top of one.
+
+A source is the embedded model's name, a local Hugging Face folder, or a hub id. The policy is the
+base with LoRA adapters (or the whole model). Sampling uses a second view of the same network in
+which the adapters are merged into the weights: no extra modules per token, and everything that LoRA
+does not touch is shared in memory. Weights stay fp32 on CPU and are bf16 on a GPU.
+"""
+
+import copy
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from tunestone.core import embedded
+from tunestone.core.attention import IMPLEMENTATION
+from tunestone.errors import ModelError
+from tunestone.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A loaded model with its tokenizer."""
+
+    network: nn.Module
+    tokenizer: Any
+    end_tokens: frozenset[int]
+    pad_token: int
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt under the chat template, ready for the assistant's turn."""
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in prompt.messages],
+            tools=[dict(tool) for tool in prompt.tools] or None,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def load_base(source: str) -> BaseModel:
+    """Load a model for training. Raises ModelError saying what is missing and what to do."""
+    transformers_logging.disable_progress_bar()
+    location = str(embedded.fetch_embedded()) if source == embedded.NAME else source
+    cuda = torch.cuda.is_available()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        network = AutoModelForCausalLM.from_pretrained(
+            location, dtype=torch.bfloat16 if cuda else torch.float32, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        kind = "folder" if Path(location).exists() else "hub id"
+        raise ModelError(
+            f"The model '{source}' (read as a {kind}) could not be loaded: {error}",
+            remedy=f"Give a Hugging Face folder with a causal model, a hub id, or '{embedded.NAME}'"
+            " for the embedded model.",
+        ) from error
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"The tokenizer of '{source}' has no chat template.",
+            remedy="Use the model's instruct version, or save a template with "
+            "`tokenizer.chat_template = ...; tokenizer.save_pretrained(FOLDER)`.",
+        )
+    network.to("cuda" if cuda else "cpu")
+    ends = _end_tokens(network, tokenizer, source)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
+    return BaseModel(network, tokenizer, ends, pad, source)
+
+
+def _end_tokens(network: Any, tokenizer: Any, source: str) -> frozenset[int]:
+    named = network.generation_config.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    ends = frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+    if not ends:
+        raise ModelError(
+            f"The model '{source}' names no end token, so no completion could ever end.",
+            remedy="Set `eos_token_id` in its generation_config.json.",
+        )
+    return ends
+
+
+@contextmanager
+def attention_set_to(network: nn.Module, implementation: str) -> Iterator[None]:
+    """Run `network` with another registered attention function."""
+    config: Any = network.config
+    before = config._attn_implementation
+    config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+tree_attention = functools.partial(attention_set_to, implementation=IMPLEMENTATION)
+
+
+class Policy:
+    """The model being trained, and its merged view for sampling.
+
+    `lora_rank` 0 trains all weights. LoRA sits on all linear layers except the output head, with
+    alpha = 2 x rank, so that the learning rate keeps its meaning across ranks.
+    """
+
+    def __init__(
+        self, base: BaseModel, *, lora_rank: int, seed: int = 0, with_reference: bool = False
+    ) -> None:
+        self.base = base
+        self.lora_rank = lora_rank
+        self._frozen: nn.Module | None = None
+        if lora_rank == 0:
+            if with_reference:
+                self._frozen = copy.deepcopy(base.network).requires_grad_(False).eval()
+            self.network: Any = base.network.requires_grad_(True)
+            self.sampling_network: Any = base.network
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)  # LoRA's A is random; B is zero, so the policy is the base
+                self.network = _with_lora(base, lora_rank)
+            self.sampling_network, self._merged = _merged_view(self.network)
+        self.network.eval()  # no dropout: sampling and training must see the same model
+        self.refresh()
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of everything the optimizer moves."""
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the sampling view up to date; call after every change of the weights."""
+        if self.lora_rank:
+            for layer, target in self._merged:
+                torch.add(layer.base_layer.weight, layer.get_delta_weight("default"), out=target)
+
+    @contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """A network that computes the base model, for the KL term."""
+        if self.lora_rank:
+            with self.network.disable_adapter():
+                yield self.network
+        elif self._frozen is not None:
+            yield self._frozen
+        else:
+            raise RuntimeError("This policy was made without a reference.")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Detached trainable weights by name."""
+        return {name: parameter.detach() for name, parameter in self.trainable.items()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put back what `weights` gave."""
+        own = self.trainable
+        if own.keys() != weights.keys():
+            raise ModelError("The saved weights belong to another model or LoRA rank.")
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+        self.refresh()
+
+    def save(self, folder: Path) -> None:
+        """Write the result: a standard PEFT adapter, or the whole model when all of it trained."""
+        self.network.save_pretrained(folder)
+        self.base.tokenizer.save_pretrained(folder)
+
+    def save_merged(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder with the adapters merged in."""
+        self.sampling_network.save_pretrained(folder)
+        self.base.tokenizer.save_pretrained(folder)
+
+
+def load_adapter(base: BaseModel, folder: Path) -> nn.Module:
+    """The base with a saved adapter merged in, for inference."""
+    return PeftModel.from_pretrained(base.network, folder).merge_and_unload()
+
+
+def _with_lora(base: BaseModel, rank: int) -> PeftModel:
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    network = get_peft_model(base.network, config)
+    network.peft_config["default"].base_model_name_or_path = base.name
+    return network
+
+
+def _merged_view(network: PeftModel) -> tuple[nn.Module, list[tuple[LoraLayer, Tensor]]]:
+    """A copy of the plain model that owns only the weights LoRA changes; the rest is shared."""
+    layers = {n: m for n, m in network.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+    targets = {id(layer.base_layer.weight) for layer in layers.values()}
+    shared = {id(p): p for p in network.parameters() if id(p) not in targets}
+    view = copy.deepcopy(network.get_base_model(), shared)
+    merged = []
+    for name, layer in layers.items():
+        parent, _, leaf = name.rpartition(".")
+        plain = view.get_submodule(name).base_layer
+        setattr(view.get_submodule(parent), leaf, plain)
+        merged.append((layer, plain.weight))
+    return view.requires_grad_(False), merged

@@ -1,0 +1,341 @@
+"""Generation that shares what the rows share.
+
+One prefill lays all prompts out as a token tree, so a system text and worked examples common to them
+are computed once, and a prompt once for all its G completions. While decoding, each row owns only
+the keys and values of its own answer; the trunk and the prompts are read in place by every row.
+A row that ends leaves the batch. The log-probabilities the tokens were drawn with are kept, so the
+trainer needs no second forward for them.
+
+Randomness is one uniform number per row and position, made from the seed alone: a completion
+depends neither on which rows share its batch nor on when they leave.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tunestone.core.attention import TreePlan
+from tunestone.core.model import BaseModel, tree_attention
+from tunestone.core.tree import TokenTree, build_tree
+from tunestone.types import Completion, FinishReason
+
+_ROWS_AT_ONCE = 256  # bounds the logits (rows x vocabulary) and the cache
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to draw. Temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Row:
+    """A completion while it is being drawn."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+
+class DecodePlan:
+    """One new token for every living row: attends to trunk, own prompt, own answer so far.
+
+    Rows of a prompt stand together; `prompt_B` says which prompt a row belongs to. Keys and values
+    are [H_kv, trunk, D] for the trunk, [P, H_kv, T, D] for prompts (padded, masked) and
+    [B, H_kv, capacity, D] for answers.
+    """
+
+    def __init__(self, prefill: TreePlan, tree: TokenTree, group_size: int) -> None:
+        self.longest = prefill.longest
+        device = prefill.keys_values[0][0].device
+        trunk = min(tree.trunk_length(), min(tree.positions_N[leaf] for leaf in tree.leaves_B) + 1)
+        paths_PT = [_path(tree, leaf)[trunk:] for leaf in tree.leaves_B]
+        widest = max(map(len, paths_PT))
+        nodes = [path + [0] * (widest - len(path)) for path in paths_PT]
+        nodes_PT = torch.tensor(nodes, dtype=torch.long, device=device).reshape(len(nodes), widest)
+        lengths_P = torch.tensor([len(path) for path in paths_PT], device=device)
+        hidden_PT = torch.arange(widest, device=device)[None, :] >= lengths_P[:, None]
+        self._bias_PT = torch.zeros(hidden_PT.shape, device=device).masked_fill(
+            hidden_PT, float("-inf")
+        )
+        self._trunk: dict[int, tuple[Tensor, Tensor]] = {}
+        self._prompts: dict[int, tuple[Tensor, Tensor]] = {}
+        self._answers: dict[int, tuple[Tensor, Tensor]] = {}
+        for layer, (key, value) in prefill.keys_values.items():
+            self._trunk[layer] = (key[0, :, :trunk], value[0, :, :trunk])
+            self._prompts[layer] = (
+                key[0][:, nodes_PT].transpose(0, 1).contiguous(),
+                value[0][:, nodes_PT].transpose(0, 1).contiguous(),
+            )
+        self._prompt_B = torch.arange(len(nodes), device=device).repeat_interleave(group_size)
+        self._filled = 0
+        self._place_rows()
+
+    def advance(self) -> None:
+        """Make room for the next token of every row."""
+        self._filled += 1
+        self.longest += 1
+
+    def keep(self, rows_B: Tensor) -> None:
+        """Drop all rows but these (ascending indices), and prompts without a row."""
+        self._answers = {
+            layer: (key[rows_B], value[rows_B]) for layer, (key, value) in self._answers.items()
+        }
+        living_P, self._prompt_B = torch.unique(self._prompt_B[rows_B], return_inverse=True)
+        if len(living_P) < len(self._bias_PT):
+            self._bias_PT = self._bias_PT[living_P]
+            self._prompts = {
+                layer: (key[living_P], value[living_P])
+                for layer, (key, value) in self._prompts.items()
+            }
+        self._place_rows()
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Query [B, H, 1, D], key and value [B, H_kv, 1, D] of the new tokens."""
+        keys, values = self._append(layer, key, value)
+        rows, heads, _, width = query.shape
+        kv_heads = key.shape[1]
+        query = (query * scale).reshape(rows, kv_heads, heads // kv_heads, width)
+        trunk_keys, trunk_values = self._trunk[layer]
+        prompt_keys, prompt_values = self._prompts[layer]
+        own = query @ keys.transpose(-1, -2)
+        scores = [self._to_trunk(query, trunk_keys.transpose(-1, -2))]
+        by_prompt = self._to_prompts(query, prompt_keys.transpose(-1, -2))
+        scores += [by_prompt + self._bias_PT[self._prompt_B][:, None, None, :], own]
+        sizes = [part.shape[-1] for part in scores]
+        weights = torch.cat(scores, dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        to_trunk, to_prompt, to_own = weights.split(sizes, dim=-1)
+        output = self._to_trunk(to_trunk, trunk_values)
+        output = output + self._to_prompts(to_prompt, prompt_values) + to_own @ values
+        return output.reshape(rows, heads, 1, width)
+
+    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values; the cache doubles when it is full."""
+        at = self._filled - 1
+        held = self._answers.get(layer)
+        if held is None or at >= held[0].shape[2]:
+            shape = (*key.shape[:2], max(16, 2 * at), key.shape[3])
+            grown = (key.new_empty(shape), value.new_empty(shape))
+            for new, old in zip(grown, held or (), strict=False):
+                new[:, :, :at] = old[:, :, :at]
+            held = self._answers[layer] = grown
+        held[0][:, :, at] = key[:, :, 0]
+        held[1][:, :, at] = value[:, :, 0]
+        return held[0][:, :, : at + 1], held[1][:, :, : at + 1]
+
+    def _to_trunk(self, left_BHGX: Tensor, right_HXY: Tensor) -> Tensor:
+        """[B, H, G, X] by the trunk's [H, X, Y], shared by all rows -> [B, H, G, Y]."""
+        rows, kv_heads, per_head, inner = left_BHGX.shape
+        folded = left_BHGX.transpose(0, 1).reshape(kv_heads, rows * per_head, inner)
+        product = folded @ right_HXY
+        return product.reshape(kv_heads, rows, per_head, -1).transpose(0, 1)
+
+    def _to_prompts(self, left_BHGX: Tensor, right_PHXY: Tensor) -> Tensor:
+        """[B, H, G, X] by each row's own prompt [P, H, X, Y] -> [B, H, G, Y], read in place."""
+        _, kv_heads, per_head, inner = left_BHGX.shape
+        prompts, widest = len(right_PHXY), self._rows_per_prompt
+        padded = left_BHGX.new_zeros(prompts * widest, kv_heads, per_head, inner)
+        padded[self._slot_B] = left_BHGX
+        folded = padded.reshape(prompts, widest, kv_heads, per_head, inner).transpose(1, 2)
+        product = folded.reshape(prompts, kv_heads, widest * per_head, inner) @ right_PHXY
+        outer = product.shape[-1]
+        spread = product.reshape(prompts, kv_heads, widest, per_head, outer).transpose(1, 2)
+        return spread.reshape(prompts * widest, kv_heads, per_head, outer)[self._slot_B]
+
+    def _place_rows(self) -> None:
+        """Give each row a slot in the [P x most rows of a prompt] layout of `_to_prompts`."""
+        counts_P = torch.bincount(self._prompt_B, minlength=len(self._bias_PT))
+        self._rows_per_prompt = int(counts_P.max())
+        first_P = counts_P.cumsum(0) - counts_P
+        rank_B = torch.arange(len(self._prompt_B), device=counts_P.device) - first_P[self._prompt_B]
+        self._slot_B = self._prompt_B * self._rows_per_prompt + rank_B
+
+
+class Sampler:
+    """Draws completions from a network with shared prefixes."""
+
+    def __init__(self, network: nn.Module, base: BaseModel) -> None:
+        self._network = network
+        self._base = base
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts_PT: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        *,
+        seed: Sequence[int] = (0,),
+    ) -> list[list[Completion]]:
+        """`group_size` completions per prompt, in order; the same seed gives the same ones."""
+        uniforms_BT = np.random.default_rng(list(seed)).random(
+            (len(prompts_PT) * group_size, params.max_tokens)
+        )
+        at_once = max(1, _ROWS_AT_ONCE // group_size)
+        groups: list[list[Completion]] = []
+        for start in range(0, len(prompts_PT), at_once):
+            some = prompts_PT[start : start + at_once]
+            first = start * group_size
+            uniforms = uniforms_BT[first : first + len(some) * group_size]
+            rows = self._decode(some, group_size, params, torch.from_numpy(uniforms))
+            drawn = self._finish(rows, params)
+            groups += [drawn[i : i + group_size] for i in range(0, len(drawn), group_size)]
+        return groups
+
+    def _decode(
+        self,
+        prompts_PT: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        uniforms_BT: Tensor,
+    ) -> list[_Row]:
+        plan, logits_PV, positions_P = self._prefill(prompts_PT, group_size)
+        rows = [_Row() for _ in range(len(prompts_PT) * group_size)]
+        device = logits_PV.device
+        uniforms_BT = uniforms_BT.to(device)
+        living = torch.arange(len(rows), device=device)
+        logits_BV = logits_PV.repeat_interleave(group_size, dim=0)
+        positions_B = positions_P.repeat_interleave(group_size)
+        for t in range(params.max_tokens):
+            tokens_B, logprobs_B, entropies_B = draw_tokens(
+                logits_BV, uniforms_BT[living, t], params
+            )
+            drawn = [rows[b] for b in living.tolist()]
+            self._extend(drawn, tokens_B, logprobs_B, entropies_B, params)
+            going = torch.tensor(
+                [i for i, row in enumerate(drawn) if row.finish_reason == "length"], device=device
+            ).long()
+            if len(going) == 0 or t + 1 == params.max_tokens:
+                break
+            if len(going) < len(drawn):
+                plan.keep(going)
+                living, positions_B, tokens_B = living[going], positions_B[going], tokens_B[going]
+            positions_B = positions_B + 1
+            logits_BV = self._step(plan, tokens_B, positions_B)
+        return rows
+
+    def _prefill(
+        self, prompts_PT: Sequence[Sequence[int]], group_size: int
+    ) -> tuple[DecodePlan, Tensor, Tensor]:
+        """Decode plan, logits after each prompt [P, V], position of its last token [P]."""
+        tree = build_tree(prompts_PT, [len(prompt) for prompt in prompts_PT])
+        device = self._base.device
+        prefill = TreePlan(tree, device, record=True)
+        unique = sorted(set(tree.leaves_B))
+        inputs: dict[str, Any] = {
+            "input_ids": torch.tensor([tree.tokens_N], device=device),
+            "position_ids": torch.tensor([tree.positions_N], device=device),
+            "logits_to_keep": torch.tensor(unique, device=device),
+        }
+        with tree_attention(self._network):
+            logits = self._network(**inputs, plan=prefill, use_cache=False).logits[0].float()
+        order = torch.tensor([unique.index(leaf) for leaf in tree.leaves_B], device=device)
+        positions_P = torch.tensor([tree.positions_N[i] for i in tree.leaves_B], device=device)
+        return DecodePlan(prefill, tree, group_size), logits[order], positions_P
+
+    def _step(self, plan: DecodePlan, tokens_B: Tensor, positions_B: Tensor) -> Tensor:
+        plan.advance()
+        with tree_attention(self._network):
+            output = self._network(
+                input_ids=tokens_B[:, None],
+                position_ids=positions_B[:, None],
+                plan=plan,
+                use_cache=False,
+            )
+        logits_BV: Tensor = output.logits[:, -1].float()
+        return logits_BV
+
+    def _extend(
+        self,
+        rows: Sequence[_Row],
+        tokens_B: Tensor,
+        logprobs_B: Tensor,
+        entropies_B: Tensor,
+        params: SamplingParams,
+    ) -> None:
+        numbers = zip(tokens_B.tolist(), logprobs_B.tolist(), entropies_B.tolist(), strict=True)
+        for row, (token, logprob, entropy) in zip(rows, numbers, strict=True):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            row.entropies.append(entropy)
+            if token in self._base.end_tokens or (params.stop and self._hits_stop(row, params)):
+                row.finish_reason = "stop"
+
+    def _hits_stop(self, row: _Row, params: SamplingParams) -> bool:
+        # A stop string ends in the newest token, so that many last tokens are enough to look at.
+        tail = self._base.tokenizer.decode(row.tokens[-max(map(len, params.stop)) - 1 :])
+        return any(stop in tail for stop in params.stop)
+
+    def _finish(self, rows: Sequence[_Row], params: SamplingParams) -> list[Completion]:
+        texts = self._base.tokenizer.batch_decode(
+            [row.tokens for row in rows], skip_special_tokens=True
+        )
+        return [
+            Completion(
+                tokens=tuple(row.tokens),
+                logprobs=tuple(row.logprobs),
+                entropies=tuple(row.entropies),
+                text=cut_at_stop(text, params.stop),
+                finish_reason=row.finish_reason,
+            )
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string in it."""
+    return text[: min([text.find(s) for s in stop if s in text], default=len(text))]
+
+
+def draw_tokens(
+    logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, its log-probability, and the entropy of the distribution, each [B].
+
+    Drawn by inverting the cumulative distribution at one uniform number per row. Log-probability
+    and entropy are those of the whole distribution at the temperature, before top_k and top_p.
+    """
+    greedy = params.temperature == 0.0
+    logprobs_BV = (logits_BV if greedy else logits_BV / params.temperature).log_softmax(dim=-1)
+    probabilities_BV = logprobs_BV.exp()
+    entropies_B = -(probabilities_BV * logprobs_BV.clamp_min(-1e4)).sum(dim=-1)
+    if greedy:
+        tokens_B = logits_BV.argmax(dim=-1)
+    else:
+        allowed_BV = truncate(probabilities_BV, params.top_k, params.top_p)
+        cumulative_BV = allowed_BV.cumsum(dim=-1)
+        # Scaled by the true total, so that rounding can never point past the last allowed token.
+        points_B = uniforms_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1]
+        tokens_B = torch.searchsorted(cumulative_BV, points_B[:, None], right=True)[:, 0]
+        last_B = logits_BV.shape[-1] - 1 - allowed_BV.flip(-1).ne(0).int().argmax(dim=-1)
+        tokens_B = torch.minimum(tokens_B, last_B)
+    return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0], entropies_B
+
+
+def truncate(probabilities_BV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Zero all but the `top_k` likeliest and the smallest set that holds `top_p`; not rescaled."""
+    if top_k == 0 and top_p >= 1.0:
+        return probabilities_BV
+    ranked_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
+    if top_k:
+        ranked_BV[:, top_k:] = 0.0
+    if top_p < 1.0:
+        before_BV = ranked_BV.cumsum(dim=-1) - ranked_BV
+        total_B = ranked_BV.sum(dim=-1, keepdim=True)
+        ranked_BV = ranked_BV.masked_fill(before_BV >= top_p * total_B, 0.0)
+    return torch.zeros_like(ranked_BV).scatter(-1, order_BV, ranked_BV)
+
+
+def _path(tree: TokenTree, leaf: int) -> list[int]:
+    """Nodes from the root to `leaf`."""
+    return [node for node in range(leaf + 1) if tree.ends_N[node] > leaf]

@@ -1,0 +1,155 @@
+"""The run folder: written by the trainer, read by everyone.
+
+    config.json       the effective settings, their origins, versions, hashes of data and reward
+    events.jsonl      what happened, one line each, with UTC time
+    metrics.jsonl     one line per step
+    samples.jsonl     every completion with its reward, advantage and the reason it ended
+    checkpoints/      see core/checkpoint.py
+    adapter/          the result (a PEFT adapter, or the model when every weight was trained)
+    report.json       base against tuned
+    STOP              put this file there and the run ends cleanly after its step
+
+Everything but weights is text. A resumed run first cuts metrics and samples back to the lengths its
+checkpoint remembers, so each step appears once.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tunestone.errors import RunError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class RunFolder:
+    """Paths and append-only logs of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
+        self.events = path / "events.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Make a new run folder. Raises RunError when the place is taken."""
+        if path.exists() and any(path.iterdir()):
+            raise RunError(
+                f"The run folder '{path}' exists already.",
+                remedy="Continue it with --resume, or choose another with --out.",
+            )
+        run = cls(path)
+        with storage_errors(path):
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", config)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run folder. Raises RunError when it is none."""
+        if not (path / "config.json").is_file():
+            raise RunError(
+                f"'{path}' is not a run folder: it has no config.json.",
+                remedy="`tunestone runs` lists the runs there are.",
+            )
+        return cls(path)
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
+
+    def report(self) -> dict[str, Any] | None:
+        """What report.json holds, None before there is one."""
+        path = self.path / "report.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+    def event(self, kind: str, message: str, **details: Any) -> None:
+        """Append to events.jsonl."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        append_lines(self.events, [{"time": now, "kind": kind, "message": message, **details}])
+
+    def stop_requested(self) -> bool:
+        """Whether someone put a STOP file here."""
+        return (self.path / "STOP").exists()
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of the step logs, for a checkpoint to remember."""
+        return {p.name: p.stat().st_size if p.exists() else 0 for p in (self.metrics, self.samples)}
+
+    def cut_back(self, lengths: Mapping[str, int]) -> None:
+        """Shorten the step logs to what a checkpoint remembered."""
+        for log in (self.metrics, self.samples):
+            if log.exists():
+                os.truncate(log, lengths.get(log.name, 0))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. Raises RunError when another one trains it."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"Another process is training '{self.path}'.",
+                    remedy=f"Wait for it, or end it with: touch {self.path / 'STOP'}",
+                ) from None
+            yield
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a refused write into a StorageError that says which file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            reason = "the disk (or the quota) is full"
+        elif isinstance(error, PermissionError):
+            reason = "no permission"
+        else:
+            raise
+        raise StorageError(
+            f"Could not write '{path}': {reason}.",
+            remedy="What was written before is intact. Make room and continue with --resume.",
+        ) from error
+
+
+def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Append records to a JSONL file in one write. NaN is refused: it is not JSON."""
+    text = "".join(
+        json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records
+    )
+    with storage_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSONL log; a last line that is still being written is left out."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.split("\n") if line]
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace a JSON file atomically: readers see the old or the new one, whole."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with storage_errors(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

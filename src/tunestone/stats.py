@@ -1,0 +1,209 @@
+"""Intervals and paired tests: how sure we may be that the tuned model is better.
+
+Base and tuned models answer the same held-out prompts, so everything here that compares them is
+paired: it looks at the differences prompt by prompt, which is far sharper than comparing two
+averages. Right-or-wrong outcomes use closed formulas (Wilson, Newcombe, exact McNemar); other
+scores use resampling with a fixed seed, so that a report read twice says the same thing twice.
+
+All probabilities are two-sided. Left out: corrections for looking at many tasks at once; whoever
+compares ten recipes and reports the best one has to divide by ten.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+"""Draws of the bootstrap and of the sign-flip test."""
+SEED = 20_231_123
+"""Fixed, so that the same scores always give the same interval and p-value."""
+
+_BLOCK_ELEMENTS = 2_000_000
+"""Resamples are drawn in blocks of about this many numbers (16 MB) to bound the memory."""
+
+FloatArray = NDArray[np.float64]
+
+
+def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval (lower, upper), both in [0, 1], of a success rate.
+
+    Source: E. B. Wilson (1927), JASA 22:209-212; without continuity correction.
+    Raises ValueError for n = 0, successes outside 0..n, or a confidence outside (0, 1).
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}: no trials, no interval")
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes must lie in 0..{n}, got {successes}")
+    z = _z_value(confidence)
+    rate = successes / n
+    centre = rate + z * z / (2 * n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # The ends are exactly 0 and 1 at the extremes; rounding would leave 1e-17 there.
+    lower = 0.0 if successes == 0 else (centre - half) / scale
+    upper = 1.0 if successes == n else (centre + half) / scale
+    return lower, upper
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Exact two-sided p-value that right-before-wrong-now and the reverse are equally likely.
+
+    `b`: prompts right before and wrong now; `c`: wrong before and right now; the pairs that agree
+    carry no information. p = min(1, 2 P[X <= min(b, c)]), X ~ Binomial(b + c, 1/2); 1.0 when
+    b + c = 0. Source: Q. McNemar (1947), Psychometrika 12:153-157, in its exact (sign test) form.
+    Raises ValueError for a negative count.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"counts must not be negative, got b={b}, c={c}")
+    n = b + c
+    term = tail = 1  # exact integers: C(n, 0), then the sum of C(n, i) for i <= min(b, c)
+    for i in range(min(b, c)):
+        term = term * (n - i) // (i + 1)
+        tail += term
+    return float(min(1.0, 2 * tail / 2**n))
+
+
+def paired_difference_interval(
+    base: Sequence[float], tuned: Sequence[float], *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval (lower, upper) of mean(tuned) - mean(base); element i of both is the same prompt.
+
+    When every score is 0 or 1 (or a bool): method 10 of R. G. Newcombe (1998), "Improved
+    confidence intervals for the difference between binomial proportions based on paired data",
+    Statistics in Medicine 17:2635-2650. It keeps a width when all pairs agree, and stays in -1..1.
+
+    Otherwise: percentile bootstrap of the mean difference (B. Efron and R. Tibshirani (1993), An
+    Introduction to the Bootstrap, ch. 13), `RESAMPLES` draws of whole pairs with seed `SEED`. When
+    all differences are equal this has no width; with fewer than about 20 pairs it is too narrow.
+
+    Raises ValueError for no pairs, unequal lengths, NaN or infinity, a confidence outside (0, 1).
+    """
+    base_P, tuned_P = _check_pairs(base, tuned)
+    if _is_binary(base_P) and _is_binary(tuned_P):
+        return _newcombe_interval(base_P == 1, tuned_P == 1, confidence=confidence)
+    _z_value(confidence)  # refuses a confidence outside (0, 1)
+    difference_P = tuned_P - base_P
+    n = difference_P.size
+    generator = np.random.default_rng(SEED)
+    means = np.concatenate(
+        [
+            difference_P[generator.integers(0, n, size=(rows, n))].mean(axis=1)
+            for rows in _block_rows(n)
+        ]
+    )
+    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
+
+
+def paired_permutation_p(base: Sequence[float], tuned: Sequence[float]) -> float:
+    """Two-sided p-value that base and tuned scores of a prompt could be swapped at will.
+
+    Flips the signs of the paired differences and compares |sum|. Up to 13 differences that are not
+    zero, all sign patterns are counted (R. A. Fisher (1935), The Design of Experiments, s. 21);
+    beyond that `RESAMPLES` random patterns with seed `SEED`, p = (1 + hits) / (1 + draws), which
+    is never 0 (B. Phipson and G. Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9:39).
+
+    Raises ValueError for no pairs, unequal lengths, NaN or infinity.
+    """
+    base_P, tuned_P = _check_pairs(base, tuned)
+    difference_P = tuned_P - base_P
+    difference_P = difference_P[difference_P != 0]
+    n = difference_P.size
+    # Sums that are equal on paper must count as equal, hence the slack for rounding.
+    threshold = abs(difference_P.sum()) - 1e-12 * np.abs(difference_P).sum()
+    if 2**n <= RESAMPLES:
+        patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float(np.mean(np.abs((2 * patterns - 1) @ difference_P) >= threshold))
+    generator = np.random.default_rng(SEED)
+    hits = 0
+    for rows in _block_rows(n):
+        signs = 2.0 * generator.integers(0, 2, size=(rows, n)) - 1.0
+        hits += int(np.count_nonzero(np.abs(signs @ difference_P) >= threshold))
+    return (1 + hits) / (1 + RESAMPLES)
+
+
+def pass_at_k(n: int, c: int, *, k: int) -> float:
+    """Chance that at least one of k completions is right, from n drawn with c right; unbiased.
+
+    1 - C(n - c, k) / C(n, k). Source: M. Chen et al. (2021), "Evaluating Large Language Models
+    Trained on Code", arXiv:2107.03374, equation 1.
+    Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not 0 <= c <= n:
+        raise ValueError(f"c must lie in 0..n, got c={c}, n={n}")
+    if not 1 <= k <= n:
+        raise ValueError(f"k must lie in 1..n, got k={k}, n={n}")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def _newcombe_interval(
+    base_P: NDArray[np.bool_], tuned_P: NDArray[np.bool_], *, confidence: float
+) -> tuple[float, float]:
+    """Square and add the Wilson limits of both rates, less what their correlation explains."""
+    n = base_P.size
+    both, only_tuned, only_base, neither = (
+        int(np.count_nonzero(cell))
+        for cell in (base_P & tuned_P, ~base_P & tuned_P, base_P & ~tuned_P, ~base_P & ~tuned_P)
+    )
+    rate_tuned, rate_base = (both + only_tuned) / n, (both + only_base) / n
+    low_tuned, high_tuned = wilson_interval(both + only_tuned, n, confidence=confidence)
+    low_base, high_base = wilson_interval(both + only_base, n, confidence=confidence)
+    phi = _corrected_phi(both, only_tuned, only_base=only_base, neither=neither)
+
+    def side(from_tuned: float, from_base: float) -> float:
+        squared = from_tuned**2 - 2 * phi * from_tuned * from_base + from_base**2
+        return math.sqrt(max(0.0, squared))
+
+    difference = (only_tuned - only_base) / n
+    lower = difference - side(rate_tuned - low_tuned, high_base - rate_base)
+    upper = difference + side(high_tuned - rate_tuned, rate_base - low_base)
+    return max(-1.0, lower), min(1.0, upper)
+
+
+def _corrected_phi(both: int, only_tuned: int, *, only_base: int, neither: int) -> float:
+    """Correlation of the paired outcomes; n/2 is taken off a positive numerator, 0 at the least."""
+    n = both + only_tuned + only_base + neither
+    margins = (
+        (both + only_tuned) * (only_base + neither) * (both + only_base) * (only_tuned + neither)
+    )
+    if margins == 0:
+        return 0.0
+    numerator: float = both * neither - only_tuned * only_base
+    if numerator > 0:
+        numerator = max(numerator - n / 2, 0.0)
+    return numerator / math.sqrt(margins)
+
+
+def _check_pairs(base: Sequence[float], tuned: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    base_P = np.asarray(base, dtype=np.float64)
+    tuned_P = np.asarray(tuned, dtype=np.float64)
+    if base_P.shape != tuned_P.shape or base_P.ndim != 1:
+        raise ValueError(
+            f"base and tuned must be equally long, got {len(base)} and {len(tuned)} scores"
+        )
+    if base_P.size == 0:
+        raise ValueError("at least one pair is needed, got none")
+    if not (np.isfinite(base_P).all() and np.isfinite(tuned_P).all()):
+        raise ValueError("scores must be finite; leave out the pairs that have no score")
+    return base_P, tuned_P
+
+
+def _is_binary(scores_P: NDArray[Any]) -> bool:
+    return bool(np.isin(scores_P, (0.0, 1.0)).all())
+
+
+def _z_value(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _block_rows(n: int) -> Iterator[int]:
+    """How many resamples of n numbers to draw at a time; sums to RESAMPLES."""
+    block = max(1, _BLOCK_ELEMENTS // n)
+    for start in range(0, RESAMPLES, block):
+        yield min(block, RESAMPLES - start)

@@ -1,0 +1,76 @@
+"""The records that cross rooms, and the legend of axes.
+
+Names of arrays and lists end in their axes:
+
+    P  prompts of a step            G  completions of one prompt (its group)
+    B  rows = P x G completions     T  tokens along one row
+    N  nodes of the token tree      K  nodes the output head is applied to
+    R  scored tokens of all rows, one row after the other (ragged B x T, flattened)
+    V  vocabulary
+
+`rewards_PG[p][g]` is the reward of completion g of prompt p; `logprobs_BT` may be ragged.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row of a dataset: what the model is asked, and what the reward may look at."""
+
+    id: str
+    messages: tuple[Mapping[str, Any], ...]
+    """Chat turns in the OpenAI shape; the last one is not the assistant's."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """Every other key of the data row, `reference_answer` among them, untouched."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    source: str = ""
+    """Where it came from, as `file:line`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer to a prompt."""
+
+    tokens: tuple[int, ...]
+    """As drawn, the end token included when one was drawn."""
+    logprobs: tuple[float, ...]
+    """Log-probability (nats) of each token under the policy and temperature that drew it."""
+    entropies: tuple[float, ...]
+    """Entropy (nats) of the distribution each token was drawn from."""
+    text: str
+    """Decoded, without special tokens and without a matched stop string."""
+    finish_reason: FinishReason
+    """`stop`: an end token or stop string; `length`: cut off at `max_completion_tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a grader gets to see: a prompt and one completion of it."""
+
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a grader gave. `reward` is None exactly when `error` says why there is none."""
+
+    reward: float | None
+    error: str | None = None
+    """Traceback or reason; the completion then takes no part in its group."""
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Named sub-scores, logged but not trained on."""
+
+
+class Grader(Protocol):
+    """The one-method seam between the loop and every kind of reward."""
+
+    def grade(self, samples: Sequence[Sample]) -> list[Grade]:
+        """One grade per sample, in order. Never raises for a bad completion."""
+        ...

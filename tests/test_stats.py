@@ -1,0 +1,309 @@
+"""The statistics against published numbers, scipy, and slow but obvious versions."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+
+from tunestone.stats import (
+    RESAMPLES,
+    mcnemar_exact,
+    paired_difference_interval,
+    paired_permutation_p,
+    pass_at_k,
+    wilson_interval,
+)
+
+
+def paired(both: int, only_tuned: int, *, only_base: int, neither: int):
+    """(base, tuned) outcomes with the four cells of the paired table."""
+    base = [1] * both + [0] * only_tuned + [1] * only_base + [0] * neither
+    tuned = [1] * both + [1] * only_tuned + [0] * only_base + [0] * neither
+    return base, tuned
+
+
+# --- Wilson ---------------------------------------------------------------------------------
+
+
+def test_wilson_gives_the_published_example():
+    # Newcombe (1998), Statistics in Medicine 17:857-872, table I, method 3: 81/263, 15/148, 0/20.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+@given(st.integers(1, 400), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_wilson_equals_scipy(n, share, confidence):
+    successes = round(share * n)
+    expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(successes, n, confidence=confidence) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
+
+
+def test_wilson_ends_are_exact_when_all_are_right_or_all_wrong():
+    # n = 4, z = 1.96: the far limit is z^2 / (n + z^2) = 3.8415 / 7.8415 = 0.4899
+    assert wilson_interval(0, 4) == (0.0, pytest.approx(0.4899, abs=5e-5))
+    assert wilson_interval(4, 4) == (pytest.approx(0.5101, abs=5e-5), 1.0)
+    assert {wilson_interval(0, n)[0] for n in range(1, 300)} == {0.0}
+    assert {wilson_interval(n, n)[1] for n in range(1, 300)} == {1.0}
+
+
+def test_wilson_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match=r"n must be at least 1, got 0: no trials, no interval"):
+        wilson_interval(0, 0)
+    with pytest.raises(ValueError, match=r"successes must lie in 0\.\.3, got 4"):
+        wilson_interval(4, 3)
+    with pytest.raises(ValueError, match=r"strictly between 0 and 1, got 95"):
+        wilson_interval(1, 3, confidence=95)
+
+
+# --- McNemar --------------------------------------------------------------------------------
+
+
+def test_mcnemar_by_hand():
+    # 3 discordant pairs, all one way: 2 * (1/2)^3 = 0.25
+    assert mcnemar_exact(0, 3) == 0.25
+    # b = 1, c = 4: 2 * (1 + 5) / 32 = 0.375
+    assert mcnemar_exact(1, 4) == 0.375
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_mcnemar_equals_scipys_exact_binomial_test(b, c):
+    expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_exact(b, c) == mcnemar_exact(c, b)
+
+
+def test_mcnemar_without_discordant_pairs_says_nothing():
+    assert mcnemar_exact(0, 0) == 1.0
+    assert mcnemar_exact(7, 7) == 1.0  # 2 P[X <= 7] counts the middle twice and is cut at 1
+
+
+def test_mcnemar_bears_large_counts():
+    assert mcnemar_exact(5_000, 5_300) == pytest.approx(binomtest(5_000, 10_300).pvalue, rel=1e-9)
+    assert mcnemar_exact(0, 3_000) == 0.0  # 2^-2999 is below the smallest float
+
+
+def test_mcnemar_refuses_negative_counts():
+    with pytest.raises(ValueError, match=r"must not be negative, got b=-1, c=2"):
+        mcnemar_exact(-1, 2)
+
+
+# --- Newcombe's interval for paired proportions -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        # Newcombe (1998), Statistics in Medicine 17:2635-2650, the paper's examples, method 10.
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        ((18, 12, 2, 18), (0.0562, 0.3290)),
+        ((53, 0, 0, 1), (-0.0729, 0.0729)),
+        ((0, 30, 0, 0), (0.8395, 1.0)),
+        # Fagerland, Lydersen, Laake (2017), Statistical Analysis of Contingency Tables, ch. 8,
+        # as printed by its R package `contingencytables`.
+        ((59, 6, 16, 80), (-0.1186, -0.0046)),
+    ],
+)
+def test_newcombe_gives_the_published_examples(cells, expected):
+    both, only_tuned, only_base, neither = cells
+    base, tuned = paired(both, only_tuned, only_base=only_base, neither=neither)
+    assert paired_difference_interval(base, tuned) == pytest.approx(expected, abs=1e-4)
+
+
+def slow_newcombe(base, tuned, confidence):
+    """Method 10 written out pair by pair, with z from scipy and phi as a correlation."""
+    n, z = len(base), norm.ppf((1 + confidence) / 2)
+    p_1, p_2 = sum(tuned) / n, sum(base) / n
+
+    def limits(p):
+        middle, root = p + z**2 / 2 / n, z * math.sqrt(p * (1 - p) / n + z**2 / 4 / n**2)
+        return (middle - root) / (1 + z**2 / n), (middle + root) / (1 + z**2 / n)
+
+    (l_1, u_1), (l_2, u_2) = limits(p_1), limits(p_2)
+    covariance = sum(x * y for x, y in zip(base, tuned, strict=True)) / n - p_1 * p_2
+    spread = math.sqrt(p_1 * (1 - p_1) * p_2 * (1 - p_2))
+    if covariance > 0:  # n^2 * covariance = ad - bc, so its n/2 is 1/(2n) here
+        covariance = max(0.0, covariance - 1 / (2 * n))
+    phi = covariance / spread if spread else 0.0
+    d_1, d_2 = p_1 - l_1, u_2 - p_2
+    e_1, e_2 = u_1 - p_1, p_2 - l_2
+    lower = p_1 - p_2 - math.sqrt(d_1**2 - 2 * phi * d_1 * d_2 + d_2**2)
+    upper = p_1 - p_2 + math.sqrt(e_1**2 - 2 * phi * e_1 * e_2 + e_2**2)
+    return lower, upper
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60),
+    st.sampled_from([0.8, 0.95, 0.99]),
+)
+def test_newcombe_equals_the_slow_version(pairs, confidence):
+    base, tuned = [b for b, _ in pairs], [t for _, t in pairs]
+    lower, upper = paired_difference_interval(base, tuned, confidence=confidence)
+    assert (lower, upper) == pytest.approx(slow_newcombe(base, tuned, confidence), abs=1e-7)
+    assert -1 <= lower <= sum(tuned) / len(pairs) - sum(base) / len(pairs) <= upper <= 1
+
+
+def test_newcombe_is_about_tuned_minus_base():
+    base, tuned = paired(18, 12, only_base=2, neither=18)
+    lower, upper = paired_difference_interval(base, tuned)
+    assert lower > 0
+    assert paired_difference_interval(tuned, base) == pytest.approx((-upper, -lower))
+
+
+@pytest.mark.parametrize("outcome", [0, 1])
+def test_newcombe_keeps_a_width_when_all_are_right_or_all_wrong(outcome):
+    # Both rates are at an end, both far limits z^2 / (n + z^2) = 3.8415 / 13.8415 = 0.2775 away.
+    scores = [outcome] * 10
+    assert paired_difference_interval(scores, scores) == pytest.approx((-0.2775, 0.2775), abs=5e-5)
+
+
+def test_bools_and_floats_are_binary_too():
+    expected = paired_difference_interval([0, 1, 1], [1, 1, 0])
+    assert paired_difference_interval([False, True, True], [True, True, False]) == expected
+    assert paired_difference_interval([0.0, 1.0, 1.0], [1.0, 1.0, 0.0]) == expected
+
+
+# --- Bootstrap interval for other scores ------------------------------------------------------
+
+
+def test_bootstrap_equals_the_whole_enumeration_of_resamples():
+    # 5 pairs have 5^5 = 3125 equally likely resamples; 10,000 draws come close to their quantiles.
+    base, tuned = [0.1, 0.5, 0.2, 0.9, 0.4], [0.3, 0.4, 0.9, 0.95, 0.8]
+    differences = np.subtract(tuned, base)
+    means = [np.mean(draw) for draw in itertools.product(differences, repeat=5)]
+    expected = np.quantile(means, [0.05, 0.95])
+    found = paired_difference_interval(base, tuned, confidence=0.9)
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_bootstrap_comes_close_to_the_normal_interval_for_many_pairs():
+    generator = np.random.default_rng(7)
+    base = generator.normal(0.4, 0.2, 500)
+    tuned = base + generator.normal(0.1, 0.3, 500)
+    difference = tuned - base
+    half = 1.96 * difference.std(ddof=1) / math.sqrt(500)
+    expected = (difference.mean() - half, difference.mean() + half)
+    assert paired_difference_interval(base, tuned) == pytest.approx(expected, abs=0.003)
+
+
+def test_bootstrap_says_the_same_thing_twice():
+    scores = ([0.1, 0.2, 0.7], [0.2, 0.4, 0.5])
+    assert paired_difference_interval(*scores) == paired_difference_interval(*scores)
+
+
+def test_bootstrap_has_no_width_when_all_differences_are_equal():
+    lower, upper = paired_difference_interval([0.1, 0.2, 0.3], [0.35, 0.45, 0.55])
+    assert (lower, upper) == pytest.approx((0.25, 0.25))
+
+
+def test_bootstrap_works_in_blocks_for_many_pairs():
+    # 3,000 pairs need several blocks; half gain 0.5 and half lose 0.1, so the mean gain is 0.2
+    # with standard error 0.3 / sqrt(3000) = 0.0055.
+    base, tuned = [0.5] * 3_000, [1.0, 0.4] * 1_500
+    expected = (0.2 - 1.96 * 0.0055, 0.2 + 1.96 * 0.0055)
+    assert paired_difference_interval(base, tuned) == pytest.approx(expected, abs=0.001)
+
+
+# --- Sign-flip test ---------------------------------------------------------------------------
+
+
+def test_permutation_by_hand():
+    # Differences 1, 2, 3: |sum| >= 6 only for all plus or all minus, 2 of 8 patterns.
+    assert paired_permutation_p([0, 0, 0], [1, 2, 3]) == 0.25
+    # Differences 1, 1, -1: |sum| >= 1 for every pattern.
+    assert paired_permutation_p([0, 0, 1], [1, 1, 0]) == 1.0
+
+
+def slow_permutation(base, tuned):
+    """Every sign pattern of every difference, one at a time."""
+    differences = [t - b for b, t in zip(base, tuned, strict=True)]
+    observed = abs(sum(differences))
+    patterns = list(itertools.product([-1, 1], repeat=len(differences)))
+    sums = [abs(sum(s * d for s, d in zip(p, differences, strict=True))) for p in patterns]
+    return sum(total >= observed - 1e-9 for total in sums) / len(patterns)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9))
+def test_permutation_equals_the_slow_version(pairs):
+    base, tuned = [b / 20 for b, _ in pairs], [t / 20 for _, t in pairs]
+    assert paired_permutation_p(base, tuned) == pytest.approx(slow_permutation(base, tuned))
+
+
+def test_permutation_agrees_with_mcnemar_on_binary_outcomes():
+    # With differences of +1 and -1 the exact sign-flip test is the exact McNemar test.
+    base, tuned = paired(5, 8, only_base=2, neither=5)
+    assert paired_permutation_p(base, tuned) == pytest.approx(mcnemar_exact(2, 8))
+
+
+def test_permutation_by_random_patterns_comes_close_to_the_exact_value():
+    # 16 differences are too many to enumerate in the fast version; the slow one takes all 65,536.
+    rng = random.Random(3)
+    base = [rng.random() for _ in range(16)]
+    tuned = [score + rng.uniform(-0.2, 0.4) for score in base]
+    found = paired_permutation_p(base, tuned)
+    assert found == pytest.approx(slow_permutation(base, tuned), abs=0.01)
+    assert found == paired_permutation_p(base, tuned)
+
+
+def test_permutation_is_never_zero():
+    base, tuned = [0.0] * 200, [0.5 + i / 1000 for i in range(200)]
+    assert paired_permutation_p(base, tuned) == 1 / (1 + RESAMPLES)
+
+
+def test_permutation_of_equal_scores_says_nothing():
+    assert paired_permutation_p([0.3, 0.4], [0.3, 0.4]) == 1.0
+
+
+# --- What both refuse -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compare", [paired_difference_interval, paired_permutation_p])
+def test_pairs_must_be_pairs(compare):
+    with pytest.raises(ValueError, match="at least one pair is needed, got none"):
+        compare([], [])
+    with pytest.raises(ValueError, match="equally long, got 2 and 3 scores"):
+        compare([1, 0], [1, 0, 1])
+    with pytest.raises(ValueError, match="scores must be finite"):
+        compare([0.5, math.nan], [0.5, 1.0])
+
+
+@pytest.mark.parametrize("tuned", [[1, 0], [0.5, 0.1]])
+def test_the_confidence_is_checked_for_both_kinds_of_scores(tuned):
+    with pytest.raises(ValueError, match="strictly between 0 and 1, got 1"):
+        paired_difference_interval([0, 1], tuned, confidence=1)
+
+
+# --- pass@k -----------------------------------------------------------------------------------
+
+
+def test_pass_at_k_by_hand():
+    # 4 drawn, 1 right, 2 taken: 1 - C(3,2)/C(4,2) = 1 - 3/6
+    assert pass_at_k(4, 1, k=2) == 0.5
+    assert pass_at_k(4, 1, k=1) == 0.25
+    assert pass_at_k(5, 0, k=5) == 0.0
+    assert pass_at_k(5, 5, k=1) == 1.0
+    assert pass_at_k(5, 3, k=3) == 1.0  # only two wrong ones: three always hold a right one
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_equals_the_enumeration_of_subsets(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
+    assert pass_at_k(n, c, k=k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_pass_at_k_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match=r"k must lie in 1\.\.n, got k=5, n=4"):
+        pass_at_k(4, 1, k=5)
+    with pytest.raises(ValueError, match=r"k must lie in 1\.\.n, got k=1, n=0"):
+        pass_at_k(0, 0, k=1)
+    with pytest.raises(ValueError, match=r"c must lie in 0\.\.n, got c=5, n=4"):
+        pass_at_k(4, 5, k=1)
