@@ -30,9 +30,14 @@ class TrainConfig(BaseModel):
     validation: str = ""
     """Held-out prompts (JSONL) that choose the best checkpoint. Empty: a tenth of `data`, at most
     64 rows, is split off."""
+    test: str = ""
+    """Held-out prompts (JSONL) on which base and tuned model are compared at the end. Empty: the
+    validation prompts, and the report says that they chose the checkpoint too."""
     reward: str = ""
     """The reward: `file.py:function` or `package.module:function`, called with prompt, completion
     and row."""
+    lenient_reward: str = ""
+    """A second, more forgiving reward that is only reported, never trained on (same form)."""
 
     # --- how much
     epochs: int = Field(default=1, ge=1, le=50)
@@ -52,9 +57,9 @@ class TrainConfig(BaseModel):
     max_completion_tokens: int = Field(default=256, ge=1)
     """A completion is cut off here (Bedrock's `inferenceMaxTokens`)."""
     temperature: float = Field(default=1.0, gt=0.0, le=2.0)
-    """Sampling temperature in training. 1 draws from the policy itself (TRL's and verl's default)."""
+    """Sampling temperature in training. 1 draws from the policy itself (default of TRL, verl)."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus sampling: least probability mass to draw from. 1 is off, as on-policy learning needs."""
+    """Nucleus sampling: probability mass to draw from. 1 is off, as on-policy learning needs."""
     top_k: int = Field(default=0, ge=0)
     """Draw from the k likeliest tokens only. 0 is off."""
     stop: tuple[str, ...] = ()
@@ -102,11 +107,6 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} exceeds max_steps = {self.max_steps}: the "
                 "learning rate would never reach its peak. Lower warmup_steps."
-            )
-        if self.max_steps is not None and self.eval_every and self.eval_every > self.max_steps:
-            raise ValueError(
-                f"eval_every = {self.eval_every} exceeds max_steps = {self.max_steps}: there would "
-                "be no validation to choose a checkpoint by. Lower eval_every."
             )
         if self.refill_limit and self.kl_coefficient:
             raise ValueError(

@@ -6,7 +6,7 @@
     │   ├── DataError                  a data file or one of its rows; names file and line
     │   ├── ModelError                 a model or tokenizer that cannot be trained
     │   ├── RewardError                a reward that cannot be loaded, or fails too often
-    │   └── RunError                   a run folder that is missing, locked, or not what was expected
+    │   └── RunError                   a run folder that is missing, locked or not as expected
     └── WorldError                     the world failed; trying again makes sense
         ├── DownloadError              no network, a broken download, a wrong checksum
         └── StorageError               the disk is full or a file cannot be written

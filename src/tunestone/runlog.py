@@ -40,8 +40,11 @@ class RunFolder:
         self.adapter = path / "adapter"
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Make a new run folder. Raises RunError when the place is taken."""
+    def create(cls, path: Path) -> "RunFolder":
+        """Make the folder of a new run; it is one when `write_config` has been called too.
+
+        Raises RunError when the place is taken.
+        """
         if path.exists() and any(path.iterdir()):
             raise RunError(
                 f"The run folder '{path}' exists already.",
@@ -50,8 +53,11 @@ class RunFolder:
         run = cls(path)
         with storage_errors(path):
             run.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
         return run
+
+    def write_config(self, record: Mapping[str, Any]) -> None:
+        """Write config.json."""
+        write_json(self.path / "config.json", record)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -65,12 +71,12 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """What config.json holds."""
-        return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
+        return read_json(self.path / "config.json")
 
     def report(self) -> dict[str, Any] | None:
         """What report.json holds, None before there is one."""
         path = self.path / "report.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def event(self, kind: str, message: str, **details: Any) -> None:
         """Append to events.jsonl."""
@@ -103,6 +109,14 @@ class RunFolder:
                     remedy=f"Wait for it, or end it with: touch {self.path / 'STOP'}",
                 ) from None
             yield
+
+    def is_locked(self) -> bool:
+        """Whether a process is training this run now."""
+        try:
+            with self.locked():
+                return False
+        except RunError:
+            return True
 
 
 @contextmanager
@@ -138,6 +152,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     return [json.loads(line) for line in whole.split("\n") if line]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

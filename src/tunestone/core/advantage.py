@@ -1,7 +1,7 @@
 """From rewards to advantages: how much better a completion is than its group.
 
-Pure functions on `rewards_PG`; NaN marks a completion that has no reward (its grader failed). Such a
-completion takes no part in its group's statistics and gets advantage 0. A group whose rewards all
+Pure functions on `rewards_PG`; NaN marks a completion that has no reward (its grader failed). Such
+a completion takes no part in its group's statistics and gets advantage 0. A group whose rewards all
 agree gives advantage 0 everywhere: it carries no signal.
 """
 

@@ -1,13 +1,13 @@
 """One optimizer step from graded groups: the tree, the loss, the gradient.
 
-Groups are packed into micro-batches of at most `microbatch_tokens` tree nodes, whole groups only; the
-loss weights are fixed for the whole step beforehand, so the result does not depend on the packing.
-A group whose advantages are all zero adds nothing to the gradient and is left out (with a KL term it
-does add something and stays).
+Groups are packed into micro-batches of at most `microbatch_tokens` tree nodes, whole groups only;
+the loss weights are fixed for the whole step beforehand, so the result does not depend on the
+packing. A group whose advantages are all zero adds nothing to the gradient and is left out (with a
+KL term it does add something and stays).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +50,11 @@ class Learner:
             betas=(0.9, 0.95),
             weight_decay=0.0,
         )
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature; the policy's log-probabilities are taken at it."""
+        return self._config.temperature
 
     def update(self, groups_P: Sequence[Group], *, learning_rate: float) -> dict[str, float]:
         """Train on the groups and return the step's metrics."""
@@ -94,6 +99,27 @@ class Learner:
         self.uses_tree = difference <= _TOLERANCE.get(dtype, 1e-3)
         return difference
 
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """Moments and step counts by parameter name, for a checkpoint."""
+        state = self.optimizer.state
+        return {
+            f"optimizer.{key}.{name}": value
+            for name, parameter in self._policy.trainable.items()
+            for key, value in state.get(parameter, {}).items()
+        }
+
+    def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `optimizer_tensors` gave."""
+        for name, parameter in self._policy.trainable.items():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"optimizer.step.{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"optimizer.{key}.{name}"].to(
+                        "cpu" if key == "step" else parameter.device
+                    )
+                    for key in keys
+                }
+
     def _weights(self, groups_P: Sequence[Group]) -> list[list[float]]:
         """Weight of a token of every completion, normalised over the whole step."""
         lengths_PG = [
@@ -105,7 +131,7 @@ class Learner:
             ]
             for group in groups_P
         ]
-        flat_B = torch.tensor([length for lengths_G in lengths_PG for length in lengths_G])
+        flat_B = torch.tensor([n for lengths_G in lengths_PG for n in lengths_G], dtype=torch.long)
         weights_B = self._algorithm.weights(flat_B, self._config.max_completion_tokens)
         weights = iter(torch.where(flat_B > 0, weights_B, 0.0).tolist())
         return [[next(weights) for _ in lengths_G] for lengths_G in lengths_PG]
@@ -184,8 +210,12 @@ def _rows(
     batch: Sequence[tuple[Group, list[float]]], device: torch.device
 ) -> tuple[list[list[int]], list[int], ScoredTokens]:
     """Rows of the usable completions, their prompt lengths, and what the loss needs to know."""
-    rows, lengths = [], []
-    sampled, advantages, weights, owners = [], [], [], []
+    rows: list[list[int]] = []
+    lengths: list[int] = []
+    sampled: list[float] = []
+    advantages: list[float] = []
+    weights: list[float] = []
+    owners: list[int] = []
     for group, weights_G in batch:
         members = zip(group.completions_G, group.advantages_G, weights_G, strict=True)
         for completion, advantage, weight in members:

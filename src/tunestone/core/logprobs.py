@@ -1,7 +1,7 @@
 """Log-probabilities of completions under a network: over a token tree, and over padded rows.
 
-Both give the same numbers. The tree is the fast way and the rows are the plain one: tests, the check
-at the start of a run, and models whose attention a tree cannot express use the rows.
+Both give the same numbers. The tree is the fast way and the rows are the plain one: tests, the
+check at the start of a run, and models whose attention a tree cannot express use the rows.
 """
 
 from collections.abc import Sequence
@@ -84,18 +84,28 @@ def rows_logprobs(
     pad_token: int,
 ) -> Float[Tensor, " R"]:
     """The same numbers from rows padded on the right, one beside the other, as others do it."""
+    logits_BTV = padded_logits(network, rows_BT, pad_token=pad_token)[:, :-1] / temperature
+    logsumexp_BT = logits_BTV.logsumexp(dim=-1)
+    scored = []
+    for b, (row_T, length) in enumerate(zip(rows_BT, prompt_lengths_B, strict=True)):
+        targets = torch.tensor(row_T[length:], device=logits_BTV.device)
+        steps = slice(length - 1, len(row_T) - 1)
+        picked = logits_BTV[b, steps].gather(-1, targets[:, None])[:, 0]
+        scored.append(picked - logsumexp_BT[b, steps])
+    return torch.cat(scored)
+
+
+def padded_logits(
+    network: nn.Module, rows_BT: Sequence[Sequence[int]], *, pad_token: int
+) -> Float[Tensor, "B T V"]:
+    """Logits (fp32) at every position of rows padded on the right."""
     device = next(network.parameters()).device
     longest = max(map(len, rows_BT))
-    padded = [[*row, *[pad_token] * (longest - len(row))] for row in rows_BT]
-    lengths_B = torch.tensor([len(row) for row in rows_BT], device=device)
-    mask_BT = torch.arange(longest, device=device)[None, :] < lengths_B[:, None]
-    tokens_BT = torch.tensor(padded, device=device)
-    output = network(input_ids=tokens_BT, attention_mask=mask_BT.long(), use_cache=False)
-    logits_BTV = output.logits[:, :-1].float() / temperature
-    logprobs_BT = logits_BTV.gather(-1, tokens_BT[:, 1:, None]).squeeze(-1) - logits_BTV.logsumexp(
-        dim=-1
+    tokens_BT = torch.tensor([[*r, *[pad_token] * (longest - len(r))] for r in rows_BT])
+    lengths_B = torch.tensor([len(row) for row in rows_BT])
+    mask_BT = (torch.arange(longest)[None, :] < lengths_B[:, None]).long()
+    output = network(
+        input_ids=tokens_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False
     )
-    scored = [
-        logprobs_BT[b, prompt_lengths_B[b] - 1 : len(row) - 1] for b, row in enumerate(rows_BT)
-    ]
-    return torch.cat(scored)
+    logits_BTV: Tensor = output.logits.float()
+    return logits_BTV

@@ -1,7 +1,7 @@
 """From log-probabilities to the loss: pure functions that return their metrics.
 
 All work on R scored tokens, the rows one after the other. An algorithm is a choice of three
-functions (advantage, objective, weights), listed in `ALGORITHMS`; nothing in the loop compares names.
+functions (advantage, objective, weights), listed in `ALGORITHMS`; the loop never compares names.
 
 Left out of the papers: GSPO's per-token variant, and CISPO's lower bound (its authors set none).
 """
@@ -43,8 +43,8 @@ def policy_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The loss, summed (not averaged) over tokens, and sums for the metrics.
 
-    Since the weights hold the normaliser, losses of parts of a step add up to the step's loss. The KL
-    term is the unbiased, never negative estimator k3 (Schulman 2020) against the base model.
+    Since the weights hold the normaliser, losses of parts of a step add up to the step's loss. The
+    KL term is the unbiased, never negative estimator k3 (Schulman 2020) against the base model.
     """
     objective_R, clipped_R = objective(logprobs_R, tokens, clip)
     loss = -(tokens.weights_R * objective_R).sum()
@@ -104,7 +104,7 @@ def _clipped(
 
 
 Weights = Callable[[Tensor, int], Tensor]
-"""(lengths_B with 0 for a row that does not count, longest allowed) -> weight of a token, by row."""
+"""(lengths_B, 0 for a row that does not count; longest allowed) -> weight of a row's tokens."""
 
 
 def by_token(lengths_B: Int[Tensor, " B"], longest: int) -> Float[Tensor, " B"]:

@@ -8,9 +8,10 @@ does not touch is shared in memory. Weights stay fp32 on CPU and are bf16 on a G
 
 import copy
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,19 @@ from tunestone.types import Prompt
 class BaseModel:
     """A loaded model with its tokenizer."""
 
-    network: nn.Module
+    network: Any
+    """A transformers causal language model."""
     tokenizer: Any
     end_tokens: frozenset[int]
     pad_token: int
-    name: str
+    location: str
+    """Folder or hub id it was loaded from, so that others can load it too."""
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.network.parameters()).device
+        device: torch.device = next(self.network.parameters()).device
+        return device
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt under the chat template, ready for the assistant's turn."""
@@ -79,7 +83,7 @@ def load_base(source: str) -> BaseModel:
     network.to("cuda" if cuda else "cpu")
     ends = _end_tokens(network, tokenizer, source)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
-    return BaseModel(network, tokenizer, ends, pad, source)
+    return BaseModel(network, tokenizer, ends, pad, location)
 
 
 def _end_tokens(network: Any, tokenizer: Any, source: str) -> frozenset[int]:
@@ -174,18 +178,16 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write the result: a standard PEFT adapter, or the whole model when all of it trained."""
-        self.network.save_pretrained(folder)
-        self.base.tokenizer.save_pretrained(folder)
-
-    def save_merged(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder with the adapters merged in."""
-        self.sampling_network.save_pretrained(folder)
+        # LoRA leaves the embeddings alone; peft would look for them on the hub to make sure.
+        extra = {"save_embedding_layers": False} if self.lora_rank else {}
+        self.network.save_pretrained(folder, **extra)
         self.base.tokenizer.save_pretrained(folder)
 
 
-def load_adapter(base: BaseModel, folder: Path) -> nn.Module:
-    """The base with a saved adapter merged in, for inference."""
-    return PeftModel.from_pretrained(base.network, folder).merge_and_unload()
+def with_adapter(base: BaseModel, folder: Path) -> BaseModel:
+    """The base with a saved PEFT adapter merged in, as a plain model."""
+    network = PeftModel.from_pretrained(base.network, folder).merge_and_unload()
+    return replace(base, network=network)
 
 
 def _with_lora(base: BaseModel, rank: int) -> PeftModel:
@@ -196,8 +198,11 @@ def _with_lora(base: BaseModel, rank: int) -> PeftModel:
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    network = get_peft_model(base.network, config)
-    network.peft_config["default"].base_model_name_or_path = base.name
+    with warnings.catch_warnings():
+        # peft 0.21 reads a flag that transformers 5.23 has renamed; nobody can act on that here.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        network = get_peft_model(base.network, config)
+    network.peft_config["default"].base_model_name_or_path = base.location
     return network
 
 

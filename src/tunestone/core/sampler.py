@@ -1,10 +1,10 @@
 """Generation that shares what the rows share.
 
-One prefill lays all prompts out as a token tree, so a system text and worked examples common to them
-are computed once, and a prompt once for all its G completions. While decoding, each row owns only
-the keys and values of its own answer; the trunk and the prompts are read in place by every row.
-A row that ends leaves the batch. The log-probabilities the tokens were drawn with are kept, so the
-trainer needs no second forward for them.
+One prefill lays all prompts out as a token tree, so a system text and worked examples common to
+them are computed once, and a prompt once for all its G completions. While decoding, each row owns
+only the keys and values of its own answer; the trunk and the prompts are read in place by every
+row. A row that ends leaves the batch. The log-probabilities the tokens were drawn with are kept, so
+the trainer needs no second forward for them.
 
 Randomness is one uniform number per row and position, made from the seed alone: a completion
 depends neither on which rows share its batch nor on when they leave.
@@ -12,7 +12,7 @@ depends neither on which rows share its batch nor on when they leave.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,21 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+
+
+class CompletionSampler(Protocol):
+    """The one-method seam between the loop and whatever generates."""
+
+    def sample(
+        self,
+        prompts_PT: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        *,
+        seed: Sequence[int] = (0,),
+    ) -> list[list[Completion]]:
+        """`group_size` completions per prompt, in order; the same seed gives the same ones."""
+        ...
 
 
 @dataclass(slots=True)

@@ -95,7 +95,9 @@ def build_tree(rows_BT: Sequence[Sequence[int]], prompt_lengths_B: Sequence[int]
     length to score nothing. A prompt must not be empty: its last token predicts the first answer
     token. Sorting the rows puts shared prefixes side by side, so one pass suffices.
     """
-    tokens, positions, ends = [], [], []
+    tokens: list[int] = []
+    positions: list[int] = []
+    ends: list[int] = []
     paths_BT: list[list[int]] = [[] for _ in rows_BT]
     path: list[int] = []
     previous: Sequence[int] = ()
@@ -151,7 +153,8 @@ def _scored_edges(
     paths_BT: Sequence[Sequence[int]],
 ) -> tuple[list[int], list[int]]:
     """Parent node and token of every scored token, row by row."""
-    parents_R, targets_R = [], []
+    parents_R: list[int] = []
+    targets_R: list[int] = []
     for row_T, length, path_T in zip(rows_BT, prompt_lengths_B, paths_BT, strict=True):
         parents_R += path_T[length - 1 : len(row_T) - 1]
         targets_R += row_T[length:]

@@ -1,0 +1,337 @@
+"""The command line, and the only place that wires the rooms together."""
+
+import importlib.util
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import tomli_w
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import tunestone
+from tunestone import terminal
+from tunestone.config import Origins, TrainConfig, read_toml, resolve
+from tunestone.errors import RequestError, RunError, TunestoneError, WorldError
+from tunestone.recipes import load_recipe
+from tunestone.runlog import RunFolder, read_lines, write_json
+
+app = typer.Typer(
+    help="Reinforcement fine-tuning on your own hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False, soft_wrap=True)
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe, e.g. word_problems or word_problems:2.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="Hugging Face id, folder, or smollm2-135m.")
+]
+DataFile = Annotated[str, typer.Option("--data", help="JSONL file of prompts.")]
+RewardName = Annotated[str, typer.Option("--reward", help="The reward, file.py:function.")]
+RunPath = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+def main() -> None:
+    """Entry point: shows errors meant for a person as such, anything else with its traceback."""
+    try:
+        app()
+    except TunestoneError as error:
+        print_error(error)
+        sys.exit(
+            2 if isinstance(error, RequestError) else 3 if isinstance(error, WorldError) else 1
+        )
+    except KeyboardInterrupt:
+        print("Stopped. `tunestone train --resume RUN` continues it.", file=sys.stderr)
+        sys.exit(130)
+
+
+def print_error(error: TunestoneError) -> None:
+    """Message and remedy on standard error."""
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    stderr.print(Text(f"error: {error.message}", style="red"))
+    if error.remedy:
+        stderr.print(Text(error.remedy))
+
+
+@app.command()
+def quickstart(
+    seed: Annotated[int, typer.Option(help="Seed of data, draws and LoRA's start.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Train the embedded model on word problems and prove the gain: about five minutes."""
+    run = _create("word_problems", None, {"seed": seed}, assignments or [], out)
+    _execute(run)
+
+
+@app.command()
+def train(
+    recipe: RecipeName = "",
+    config: ConfigFile = None,
+    model: ModelName = "",
+    data: DataFile = "",
+    reward: RewardName = "",
+    validation: Annotated[str, typer.Option(help="JSONL file that chooses the checkpoint.")] = "",
+    test: Annotated[str, typer.Option(help="JSONL file to compare base and tuned on.")] = "",
+    assignments: Assignments = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
+) -> None:
+    """Train a recipe, or your own data with your own reward; or continue a run."""
+    options = {
+        "model": model,
+        "data": data,
+        "reward": reward,
+        "validation": validation,
+        "test": test,
+    }
+    given = {key: value for key, value in options.items() if value}
+    if resume is None:
+        _execute(_create(recipe, config, given, assignments or [], out))
+        return
+    if recipe or config or given or assignments or out:
+        raise RunError(
+            "--resume takes its settings from the run folder, so it stands alone.",
+            remedy="Leave the other options out, or start a new run with them.",
+        )
+    _execute(RunFolder.open(resume))
+
+
+@app.command(name="eval")
+def evaluate(
+    run_path: RunPath,
+    data: Annotated[str, typer.Option(help="JSONL file; default: the run's test file.")] = "",
+    reward: Annotated[str, typer.Option(help="Default: the run's reward.")] = "",
+) -> None:
+    """Compare base and tuned model of a run on held-out prompts."""
+    from tunestone.core.run import evaluate_run
+
+    run = RunFolder.open(run_path)
+    report = evaluate_run(run, data=data, reward=reward, say=_say)
+    path = run.path / f"eval-{Path(report['heldout']).stem}.json"
+    write_json(path, report)
+    terminal.print_report(console, report)
+    console.print(f"\nWritten to {path}")
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a hub id.")],
+    prompt: Annotated[str, typer.Option(help="Ask this once instead of holding a dialog.")] = "",
+    context: Annotated[
+        bool, typer.Option(help="Begin with the turns all the run's prompts share.")
+    ] = True,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 answers greedily.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+) -> None:
+    """Talk to a tuned model or a base."""
+    from tunestone.core.chat import Chat
+
+    talk = Chat(model, with_context=context, temperature=temperature, max_tokens=max_tokens)
+    if prompt:
+        console.print(Text(talk.ask(prompt)))
+        return
+    console.print("Type a message; an empty line or Ctrl-D ends.")
+    for line in iter(_read_line, ""):
+        console.print(Text(talk.ask(line), style="green"))
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where the run folders are.")] = Path("runs"),
+) -> None:
+    """List the runs there are, with what they reached."""
+    found = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not found:
+        console.print(f"There are no runs in '{folder}'. `tunestone quickstart` makes one.")
+        return
+    terminal.print_runs(console, [_describe(RunFolder(path)) for path in found])
+
+
+@app.command()
+def export(
+    run_path: RunPath,
+    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    merged: Annotated[bool, typer.Option(help="A whole model instead of the adapter.")] = False,
+) -> None:
+    """Take the result out: a PEFT adapter, or a merged Hugging Face folder."""
+    run = RunFolder.open(run_path)
+    if not run.adapter.is_dir():
+        raise RunError(f"'{run_path}' has no result yet.", remedy="Continue it with --resume.")
+    if to.exists():
+        raise RunError(f"'{to}' exists already.", remedy="Name a new folder with --to.")
+    if merged:
+        from tunestone.core.run import load_tuned
+
+        tuned = load_tuned(run)
+        tuned.network.save_pretrained(to)
+        tuned.tokenizer.save_pretrained(to)
+    else:
+        shutil.copytree(run.adapter, to)
+    console.print(f"Written to {to}")
+
+
+@app.command(name="config")
+def show_config(
+    recipe: RecipeName = "",
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Print the effective settings as TOML, each with its origin and meaning."""
+    effective, origins, _ = _resolve(recipe, config, {}, assignments or [])
+    for name, field in TrainConfig.model_fields.items():
+        value = getattr(effective, name)
+        line = f"# {name} is empty" if value is None else tomli_w.dumps({name: value}).strip()
+        meaning = " ".join((field.description or "").split())
+        console.print(Text(f"# {meaning}", style="dim"))
+        console.print(Text(f"{line}  # from: {origins[name]}\n"))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    console.print(tunestone.__version__)
+
+
+def _create(
+    recipe_name: str,
+    config_file: Path | None,
+    options: Mapping[str, Any],
+    assignments: list[str],
+    out: Path | None,
+) -> RunFolder:
+    """A new run folder from all the places settings come from."""
+    config, origins, task = _resolve(recipe_name, config_file, options, assignments)
+    if importlib.util.find_spec("torch") is None:
+        raise RunError("torch is not installed.", remedy="pip install torch")
+    from tunestone.core.run import create
+
+    splits = load_recipe(recipe_name).generate(config.seed) if recipe_name else {}
+    if config.data:
+        splits = {}  # data of one's own with a recipe's reward and settings
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    path = out or Path("runs") / f"{task}-{stamp}"
+    return create(path, config, origins, task=task, splits=splits)
+
+
+def _resolve(
+    recipe_name: str,
+    config_file: Path | None,
+    options: Mapping[str, Any],
+    assignments: list[str],
+) -> tuple[TrainConfig, Origins, str]:
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    task = "run"
+    if recipe_name:
+        recipe = load_recipe(recipe_name)
+        task = recipe.name
+        layers.append((f"recipe {recipe_name}", recipe.settings))
+    if config_file is not None:
+        task = config_file.stem if not recipe_name else task
+        layers.append((str(config_file), read_toml(config_file)))
+    layers.append(("command line", options))
+    config, origins = resolve(layers=layers, assignments=assignments)
+    return config, origins, task
+
+
+def _execute(run: RunFolder) -> None:
+    """Run in the foreground, showing what happens."""
+    from tunestone.core.run import Watch, execute
+
+    console.print(f"Run folder: {run.path}")
+    with _interrupts() as interrupted:
+        watch = Watch(
+            say=_say,
+            planned=lambda trainer, heldout, cost: _print_plan(run, trainer, heldout, cost),
+            measured=lambda name, scores: _say(
+                f"{name.capitalize()} model on {len(scores.rewards)} held-out problems: "
+                f"{terminal.percent(scores.mean_reward)}"
+            ),
+            step=terminal.StepLines(console),
+            stop_requested=lambda: interrupted() or run.stop_requested(),
+        )
+        report = execute(run, watch)
+    console.print()
+    terminal.print_report(console, report)
+    console.print(f"\nAdapter: {run.adapter}\nReport:  {run.path / 'report.json'}")
+    spent = sum(report["seconds"][phase] for phase in ("prepare", "base", "train", "tuned"))
+    console.print(f"Time:    {terminal.duration(spent)}")
+
+
+def _print_plan(run: RunFolder, trainer: Any, heldout: int, cost: Any) -> None:
+    config = trainer.config
+    what = f"LoRA rank {config.lora_rank}" if config.lora_rank else "all weights"
+    console.print(
+        f"1. Measure {config.model} on {heldout} held-out problems it is never trained on.\n"
+        f"2. Train {what} for {trainer.steps} steps of {config.batch_size} prompts x "
+        f"{config.group_size} completions, then measure again.\n"
+        f"3. That takes about {terminal.duration(cost.total)} minutes on {config.threads} threads "
+        f"here ({terminal.duration(cost.low)} to {terminal.duration(cost.high)}, by how long the "
+        "answers become)."
+    )
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C once asks the run to end after its step; twice ends it now."""
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nEnding after this step; Ctrl-C again stops at once.", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _describe(run: RunFolder) -> dict[str, str]:
+    """One row of the list of runs."""
+    report = run.report()
+    metrics = read_lines(run.metrics)
+    steps = f"{metrics[-1]['step']}/{metrics[-1]['steps']}" if metrics else "0"
+    row = {"run": run.path.name, "task": run.config()["task"]}
+    if report is None:
+        state = "training" if run.is_locked() else "unfinished: --resume continues it"
+        return {**row, "state": state, "steps": steps, "base": "–", "tuned": "–", "gain": "–"}
+    gain = report["relative_gain"]
+    return {
+        **row,
+        "state": f"stopped: {report['stopped']}" if report["stopped"] else "done",
+        "steps": steps,
+        "base": terminal.percent(report["base"]["accuracy"]),
+        "tuned": terminal.percent(report["tuned"]["accuracy"]),
+        "gain": "–" if gain is None else f"{100 * gain:+.0f} %",
+    }
+
+
+def _read_line() -> str:
+    try:
+        return input("> ")
+    except EOFError:
+        return ""
+
+
+def _say(message: str) -> None:
+    console.print(Text(message))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Checkpoints that are whole or absent.
+
+A checkpoint is a folder `step-000010` with `tensors.safetensors` (trainable weights and optimizer
+moments) and `state.json` (the loop's state and the SHA-256 of the tensors). It is written under
+another name, flushed to disk, and renamed; loading checks the hash and takes the newest good one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunestone.errors import StorageError
+from tunestone.runlog import storage_errors
+
+_TENSORS, _STATE, _UNFINISHED = "tensors.safetensors", "state.json", ".writing-"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What was loaded."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Write checkpoint `step`. Raises StorageError, leaving earlier checkpoints as they were."""
+    final = checkpoint_path(folder, step)
+    work = folder / f"{_UNFINISHED}{final.name}"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        with storage_errors(final):
+            work.mkdir(parents=True)
+            save_file({k: v.contiguous() for k, v in tensors.items()}, work / _TENSORS)
+            record = {**state, "step": step, "tensors_sha256": _digest(work / _TENSORS)}
+            (work / _STATE).write_text(json.dumps(record, indent=2), encoding="utf-8")
+            for path in (work / _TENSORS, work / _STATE, work):
+                _flush(path)
+            shutil.rmtree(final, ignore_errors=True)
+            work.rename(final)
+            _flush(folder)
+    except SafetensorError as error:
+        raise StorageError(
+            f"Could not write '{final}': {error}.",
+            remedy="Earlier checkpoints are intact. Make room and continue with --resume.",
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, step: int) -> Checkpoint | None:
+    """Checkpoint `step`, None when it is absent or damaged."""
+    path = checkpoint_path(folder, step)
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if _digest(path / _TENSORS) != state["tensors_sha256"]:
+            return None
+        return Checkpoint(step, load_file(path / _TENSORS), state)
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole."""
+    for step in reversed(checkpoint_steps(folder)):
+        if found := load_checkpoint(folder, step):
+            return found
+    return None
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints, ascending."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def keep_only(folder: Path, steps: Iterable[int]) -> None:
+    """Delete all checkpoints but these."""
+    wanted = set(steps)
+    for step in checkpoint_steps(folder):
+        if step not in wanted:
+            shutil.rmtree(checkpoint_path(folder, step))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Folder of checkpoint `step`."""
+    return folder / f"step-{step:06d}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,230 @@
+"""A whole run: forecast, measure the base, train, measure the result, report.
+
+Everything a resumed run needs is in its folder; `execute` does not care whether it is new.
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tunestone
+from tunestone.config import Origins, TrainConfig
+from tunestone.core.evaluate import Example, Scores, compare, score
+from tunestone.core.forecast import Forecast, forecast
+from tunestone.core.model import BaseModel, load_base, with_adapter
+from tunestone.core.prepare import available_threads, load_examples, open_sampler, prepare
+from tunestone.core.train import Stopwatch, Trainer
+from tunestone.data import fingerprint, load_prompts, write_rows
+from tunestone.errors import ConfigError, RunError
+from tunestone.rewards.function import FunctionGrader, load_reward_function
+from tunestone.runlog import RunFolder, read_json, read_lines, write_json
+from tunestone.types import Grader
+
+_FILES = ("data", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told what is going on, and who may end it."""
+
+    say: Callable[[str], None]
+    planned: Callable[[Trainer, int, Forecast], None]
+    measured: Callable[[str, Scores], None]
+    step: Callable[[Mapping[str, Any]], None]
+    stop_requested: Callable[[], bool]
+
+
+def create(
+    path: Path,
+    config: TrainConfig,
+    origins: Origins,
+    *,
+    task: str,
+    splits: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> RunFolder:
+    """A new run folder with everything needed to repeat the run.
+
+    `splits` are rows a recipe made; they are written into the folder and used as the data.
+    """
+    if not config.reward or not (config.data or splits):
+        missing = "data" if config.reward else "reward"
+        raise ConfigError(
+            f"The setting '{missing}' is empty.",
+            remedy=f"Give --{missing}, set it in the config file, or name a recipe.",
+        )
+    load_reward_function(config.reward)  # refuse a broken reward before anything is written
+    for name in _FILES:
+        if getattr(config, name):
+            load_prompts(Path(getattr(config, name)))  # and broken data
+    run = RunFolder.create(path)
+    values = {"threads": config.threads or available_threads(), **_write_splits(run, splits or {})}
+    config = config.model_copy(update=values)
+    files = {
+        name: {"path": getattr(config, name), "sha256": fingerprint(Path(getattr(config, name)))}
+        for name in _FILES
+        if getattr(config, name)
+    }
+    record = {
+        "task": task,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+        "origins": {**origins, **dict.fromkeys(values, "this run")},
+        "files": files,
+        "versions": versions(),
+    }
+    run.write_config(record)
+    return run
+
+
+def _write_splits(
+    run: RunFolder, splits: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, str]:
+    """Write the splits as JSONL; the settings that point at them."""
+    if not splits:
+        return {}
+    folder = run.path / "data"
+    folder.mkdir()
+    for name, rows in splits.items():
+        write_rows(folder / f"{name}.jsonl", rows)
+    keys = {"train": "data", "validation": "validation", "test": "test"}
+    return {key: str(folder / f"{name}.jsonl") for name, key in keys.items() if name in splits}
+
+
+def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
+    """Train the run to its end (from its newest checkpoint) and return its report."""
+    with run.locked():
+        record = run.config()
+        config = TrainConfig.model_validate(record["config"])
+        _refuse_changed_files(record)
+        (run.path / "STOP").unlink(missing_ok=True)
+        clock = Stopwatch()
+        with clock("prepare"):
+            grader = FunctionGrader(load_reward_function(config.reward))
+            trainer = prepare(run, config, grader, _recorded(run, watch.say))
+            lenient = _lenient(config)
+            heldout = _heldout(trainer, watch)
+            watch.planned(trainer, len(heldout), forecast(trainer, len(heldout)))
+        with clock("base"):
+            base = _base_scores(run, trainer, heldout, lenient)
+        watch.measured("base", base)
+        with clock("train"):
+            state = trainer.train(watch=watch.step, stop_requested=watch.stop_requested)
+        with clock("tuned"):
+            tuned = score(trainer.sampler, heldout, grader, config, lenient_grader=lenient)
+        watch.measured("tuned", tuned)
+        report = {
+            "task": record["task"],
+            **compare(heldout, base, tuned),
+            "heldout": config.test or "validation (it chose the checkpoint too: optimistic)",
+            "model": config.model,
+            "adapter": str(run.adapter),
+            "seed": config.seed,
+            "steps": state.step,
+            "best_step": state.best_step,
+            "stopped": state.stopped or None,
+            "seconds": {**clock.seconds, **_seconds_by_phase(run)},
+            "versions": versions(),
+            "threads": config.threads,
+        }
+        write_json(run.path / "report.json", report)
+        run.event("reported", f"Report written; difference {report['difference']:+.3f}.")
+        return report
+
+
+def load_tuned(run: RunFolder) -> BaseModel:
+    """The result of a run as a plain model. Raises RunError when there is none yet."""
+    config = TrainConfig.model_validate(run.config()["config"])
+    if not run.adapter.is_dir():
+        raise RunError(f"'{run.path}' has no result yet.", remedy="Continue it with --resume.")
+    if config.lora_rank == 0:
+        return load_base(str(run.adapter))
+    return with_adapter(load_base(config.model), run.adapter)
+
+
+def evaluate_run(
+    run: RunFolder, *, data: str, reward: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Base against tuned on `data` (default: the run's test file, else its validation file)."""
+    record = run.config()
+    config = TrainConfig.model_validate(record["config"])
+    torch.set_num_threads(config.threads)
+    path = data or config.test or config.validation
+    if not path:
+        raise RunError("This run names no held-out file.", remedy="Give one with --data.")
+    tuned = load_tuned(run)
+    grader = FunctionGrader(load_reward_function(reward or config.reward))
+    lenient = None if reward else _lenient(config)
+    heldout = load_examples(tuned, Path(path), config, say)
+    scores = [
+        score(open_sampler(model), heldout, grader, config, lenient_grader=lenient)
+        for model in (load_base(config.model), tuned)
+    ]
+    report = compare(heldout, *scores)
+    return {"task": record["task"], **report, "heldout": path, "model": config.model}
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide the numbers."""
+    packages = ("torch", "transformers", "peft", "numpy", "safetensors")
+    return {
+        "tunestone": tunestone.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _refuse_changed_files(record: Mapping[str, Any]) -> None:
+    for name, file in record["files"].items():
+        if fingerprint(Path(file["path"])) != file["sha256"]:
+            raise RunError(
+                f"The {name} file '{file['path']}' has changed since the run began.",
+                remedy="Put the old file back, or start a new run.",
+            )
+
+
+def _recorded(run: RunFolder, say: Callable[[str], None]) -> Callable[[str], None]:
+    def note(message: str) -> None:
+        run.event("note", message)
+        say(message)
+
+    return note
+
+
+def _lenient(config: TrainConfig) -> Grader | None:
+    spec = config.lenient_reward
+    return FunctionGrader(load_reward_function(spec)) if spec else None
+
+
+def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:
+    config = trainer.config
+    if not config.test:
+        return list(trainer.validation)
+    return load_examples(trainer.policy.base, Path(config.test), config, watch.say)
+
+
+def _base_scores(
+    run: RunFolder, trainer: Trainer, heldout: list[Example], lenient: Grader | None
+) -> Scores:
+    """The base's scores; a resumed run reads what was measured before it began to train."""
+    kept = run.path / "base.json"
+    if kept.is_file():
+        return Scores(**read_json(kept))
+    scores = score(trainer.sampler, heldout, trainer.grader, trainer.config, lenient_grader=lenient)
+    write_json(kept, asdict(scores))
+    return scores
+
+
+def _seconds_by_phase(run: RunFolder) -> dict[str, float]:
+    """Seconds of the training steps by beat, over all sessions of the run."""
+    total: dict[str, float] = {}
+    for record in read_lines(run.metrics):
+        for phase, seconds in record["seconds"].items():
+            total[f"train_{phase}"] = total.get(f"train_{phase}", 0.0) + seconds
+    return total

@@ -1,0 +1,326 @@
+"""THE LOOP: sample, grade, compare, learn.
+
+A run is a pure function of its config, data, reward and thread count: prompt order and every draw
+follow from (seed, step) alone, so a run that is killed anywhere and resumed from its last
+checkpoint repeats the lost steps exactly and ends with the same bits.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunestone.config import TrainConfig
+from tunestone.core.checkpoint import (
+    keep_only,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from tunestone.core.evaluate import Example, score
+from tunestone.core.learner import Group, Learner
+from tunestone.core.loss import ALGORITHMS
+from tunestone.core.model import Policy
+from tunestone.core.sampler import CompletionSampler, SamplingParams
+from tunestone.errors import RewardError
+from tunestone.runlog import RunFolder, append_lines
+from tunestone.types import Completion, Grade, Grader, Sample
+
+_ORDER, _DRAW = 1, 2  # purposes of random numbers, part of every seed
+
+
+@dataclass(slots=True)
+class LoopState:
+    """What the loop carries from step to step, besides weights and optimizer."""
+
+    step: int = 0
+    drawn: int = 0
+    """Prompts taken from the endless shuffled stream so far."""
+    best_step: int = 0
+    best_reward: float = -math.inf
+    stale: int = 0
+    """Validations since the best one."""
+    stopped: str = ""
+    """Why the run ended before its last step."""
+
+
+@dataclass(slots=True)
+class Graded:
+    """One prompt's completions with their grades."""
+
+    example: Example
+    completions_G: list[Completion]
+    grades_G: list[Grade] = field(default_factory=list)
+    advantages_G: list[float | None] = field(default_factory=list)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether its completions earned different rewards."""
+        return any(self.advantages_G)
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """Everything a run is made of. `prepare.py` builds it."""
+
+    run: RunFolder
+    config: TrainConfig
+    policy: Policy
+    learner: Learner
+    sampler: CompletionSampler
+    grader: Grader
+    training: Sequence[Example]
+    validation: Sequence[Example]
+    steps: int
+    eval_every: int
+
+    def train(
+        self,
+        *,
+        watch: Callable[[Mapping[str, Any]], None],
+        stop_requested: Callable[[], bool],
+    ) -> LoopState:
+        """Run to the end and leave the best weights in the policy; returns the final state."""
+        state = self._restore()
+        while state.step < self.steps and not state.stopped:
+            state.step += 1
+            clock = Stopwatch()
+            graded_P: list[Graded] = []
+            for attempt in range(1 + self.config.refill_limit):
+                wanted = self.config.batch_size - sum(graded.has_signal for graded in graded_P)
+                if wanted == 0:
+                    break
+                with clock("sample"):  # draw a group of completions for each of the next prompts
+                    fresh_P = self._sample(state, wanted, attempt)
+                with clock("grade"):  # ask the reward what each is worth
+                    self._grade(fresh_P)
+                with clock("compare"):  # each completion against its own group
+                    self._compare(fresh_P)
+                graded_P += fresh_P
+            with clock("learn"):  # make the better ones likelier
+                learned = self._learn(state, graded_P)
+            if self._is_evaluation(state.step):
+                with clock("validate"):
+                    learned["validation_reward"] = self._validate(state)
+            if stop_requested():
+                state.stopped = "stop requested"
+            watch(self._log(state, graded_P, learned, clock))
+            if self._is_evaluation(state.step) or state.stopped:
+                self._save(state)
+        return self._finish(state)
+
+    def _sample(self, state: LoopState, count: int, attempt: int) -> list[Graded]:
+        examples = [self.training[i] for i in self._next_prompts(state, count)]
+        groups = self.sampler.sample(
+            [example.tokens for example in examples],
+            self.config.group_size,
+            sampling_params(self.config),
+            seed=(self.config.seed, _DRAW, state.step, attempt),
+        )
+        return [
+            Graded(example, completions_G)
+            for example, completions_G in zip(examples, groups, strict=True)
+        ]
+
+    def _next_prompts(self, state: LoopState, count: int) -> list[int]:
+        """Indices from the endless stream of shuffled epochs; the last batch is filled from the
+        next epoch rather than cut short."""
+        total = len(self.training)
+        indices = []
+        for position in range(state.drawn, state.drawn + count):
+            epoch, place = divmod(position, total)
+            order = np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(total)
+            indices.append(int(order[place]))
+        state.drawn += count
+        return indices
+
+    def _grade(self, graded_P: Sequence[Graded]) -> None:
+        size = self.config.group_size
+        samples = [
+            Sample(graded.example.prompt, completion.text)
+            for graded in graded_P
+            for completion in graded.completions_G
+        ]
+        grades = self.grader.grade(samples)
+        errors = [grade.error for grade in grades if grade.error is not None]
+        if len(errors) > len(grades) / 2:
+            raise RewardError(
+                f"The reward failed on {len(errors)} of {len(grades)} completions of this step. "
+                f"The first failure:\n{errors[0]}",
+                remedy="Mend the reward; the run can then be continued with --resume.",
+            )
+        for p, graded in enumerate(graded_P):
+            graded.grades_G = grades[p * size : (p + 1) * size]
+
+    def _compare(self, graded_P: Sequence[Graded]) -> None:
+        rewards_PG = torch.tensor(
+            [[math.nan if g.reward is None else g.reward for g in x.grades_G] for x in graded_P]
+        )
+        advantages_PG = ALGORITHMS[self.config.algorithm].advantage(rewards_PG).tolist()
+        for graded, advantages_G in zip(graded_P, advantages_PG, strict=True):
+            graded.advantages_G = [
+                None if grade.reward is None else advantage
+                for grade, advantage in zip(graded.grades_G, advantages_G, strict=True)
+            ]
+
+    def _learn(self, state: LoopState, graded_P: Sequence[Graded]) -> dict[str, float]:
+        # With refilling the batch is the groups with signal; without, all groups share the loss.
+        chosen = [x for x in graded_P if x.has_signal or not self.config.refill_limit]
+        groups = [Group(list(x.example.tokens), x.completions_G, x.advantages_G) for x in chosen]
+        rate = self.config.learning_rate * min(1.0, state.step / max(1, self.config.warmup_steps))
+        return {**self.learner.update(groups, learning_rate=rate), "learning_rate": rate}
+
+    def _is_evaluation(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.steps
+
+    def _validate(self, state: LoopState) -> float:
+        """Greedy mean reward on the validation prompts; remembers the best and when to give up."""
+        reward = score(self.sampler, self.validation, self.grader, self.config).mean_reward
+        if reward > state.best_reward:
+            state.best_reward, state.best_step, state.stale = reward, state.step, 0
+        else:
+            state.stale += 1
+        if self.config.patience and state.stale >= self.config.patience:
+            state.stopped = f"no better validation reward in {state.stale} validations"
+        return reward
+
+    def _log(
+        self,
+        state: LoopState,
+        graded_P: Sequence[Graded],
+        learned: Mapping[str, float],
+        clock: "Stopwatch",
+    ) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "step": state.step,
+            "steps": self.steps,
+            "epoch": state.drawn / len(self.training),
+            **describe(graded_P),
+            **learned,
+            "seconds": clock.seconds,
+        }
+        record["tokens_per_second"] = record["completion_tokens"] / clock.seconds["sample"]
+        append_lines(self.run.metrics, [record])
+        append_lines(self.run.samples, list(sample_records(state.step, graded_P)))
+        return record
+
+    def _save(self, state: LoopState) -> None:
+        tensors = {f"weights.{name}": value for name, value in self.policy.weights().items()}
+        tensors |= self.learner.optimizer_tensors()
+        record = {"loop": asdict(state), "log_lengths": self.run.lengths()}
+        save_checkpoint(self.run.checkpoints, state.step, tensors, record)
+        keep_only(self.run.checkpoints, {state.step, state.best_step})
+
+    def _restore(self) -> LoopState:
+        """State of the newest good checkpoint, or of the beginning."""
+        found = newest_checkpoint(self.run.checkpoints)
+        if found is None:
+            self.run.cut_back({})
+            state = LoopState()
+            self._validate_base(state)
+            return state
+        self._load_weights(found.tensors)
+        self.learner.load_optimizer_tensors(found.tensors)
+        self.run.cut_back(found.state["log_lengths"])
+        self.run.event("resumed", f"Continuing after step {found.step}.", step=found.step)
+        return LoopState(**{**found.state["loop"], "stopped": ""})
+
+    def _validate_base(self, state: LoopState) -> None:
+        """The base's validation reward: what every checkpoint has to beat to be chosen."""
+        reward = self._validate(state)
+        message = f"Validation reward of the base model: {reward:.3f}."
+        self.run.event("base_validated", message, validation_reward=reward)
+        self._save(state)
+
+    def _finish(self, state: LoopState) -> LoopState:
+        """Put the best weights into the policy and write the result."""
+        if state.best_step != state.step:
+            best = load_checkpoint(self.run.checkpoints, state.best_step)
+            if best is not None:
+                self._load_weights(best.tensors)
+        self.policy.save(self.run.adapter)
+        why = f" ({state.stopped})" if state.stopped else ""
+        message = f"Ended after step {state.step}{why}; the result is step {state.best_step}."
+        self.run.event("trained", message, step=state.step, best_step=state.best_step)
+        return state
+
+    def _load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        prefix = "weights."
+        self.policy.load_weights(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+
+
+class Stopwatch:
+    """Wall seconds by phase; a phase entered twice adds up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+
+def sampling_params(config: TrainConfig) -> SamplingParams:
+    """How completions are drawn in training."""
+    return SamplingParams(
+        max_tokens=config.max_completion_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        stop=config.stop,
+    )
+
+
+def describe(graded_P: Sequence[Graded]) -> dict[str, float]:
+    """Metrics of a step's completions; reward statistics leave out failed grades."""
+    completions = [c for graded in graded_P for c in graded.completions_G]
+    grades = [g for graded in graded_P for g in graded.grades_G]
+    rewards = [g.reward for g in grades if g.reward is not None]
+    lengths = [len(c.tokens) for c in completions]
+    entropies = [e for c in completions for e in c.entropies]
+    return {
+        "reward_mean": statistics.fmean(rewards) if rewards else 0.0,
+        "reward_std": statistics.pstdev(rewards) if rewards else 0.0,
+        "reward_min": min(rewards, default=0.0),
+        "reward_max": max(rewards, default=0.0),
+        "groups": len(graded_P),
+        "signal_share": sum(graded.has_signal for graded in graded_P) / len(graded_P),
+        "grade_errors": len(grades) - len(rewards),
+        "completions": len(completions),
+        "completion_tokens": sum(lengths),
+        "length_mean": statistics.fmean(lengths),
+        "length_max": max(lengths),
+        "truncated_share": sum(c.finish_reason == "length" for c in completions) / len(completions),
+        "entropy": statistics.fmean(entropies),
+    }
+
+
+def sample_records(step: int, graded_P: Sequence[Graded]) -> Iterator[dict[str, Any]]:
+    """Lines of samples.jsonl."""
+    for graded in graded_P:
+        members = zip(graded.completions_G, graded.grades_G, graded.advantages_G, strict=True)
+        for index, (completion, grade, advantage) in enumerate(members):
+            yield {
+                "step": step,
+                "prompt_id": graded.example.prompt.id,
+                "index": index,
+                "text": completion.text,
+                "reward": grade.reward,
+                "advantage": advantage,
+                "finish_reason": completion.finish_reason,
+                "error": grade.error,
+                "metrics": dict(grade.metrics),
+                "tokens": list(completion.tokens),
+                "logprobs": [round(value, 5) for value in completion.logprobs],
+            }

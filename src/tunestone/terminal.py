@@ -1,0 +1,142 @@
+"""What a person sees in the terminal: the plan, a line per step, the report, lists.
+
+Only drawing; numbers come from the run folder's records.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_COLUMNS = (
+    ("step", 8),
+    ("reward", 7),
+    ("signal", 7),
+    ("length", 7),
+    ("entropy", 8),
+    ("validation", 11),
+    ("tokens/s", 9),
+    ("left", 7),
+)
+
+
+def duration(seconds: float) -> str:
+    """`4:05` for 245 seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def percent(value: float | None) -> str:
+    """`42.3 %`, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(bounds: Sequence[float] | None, *, signed: bool = False) -> str:
+    """`[36.4, 48.5]` in percent."""
+    if bounds is None:
+        return ""
+    sign = "+" if signed else ""
+    low, high = (f"{100 * bound:{sign}.1f}" for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+class StepLines:
+    """One line per training step, with a forecast of the time that is left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._step_seconds: list[float] = []
+        self._validation_seconds: list[float] = []
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Print the line of one metrics record."""
+        if not self._step_seconds:
+            self._console.print(Text("".join(name.rjust(n) for name, n in _COLUMNS), style="bold"))
+        validation = record.get("validation_reward")
+        cells = (
+            f"{record['step']}/{record['steps']}",
+            f"{record['reward_mean']:.2f}",
+            f"{100 * record['signal_share']:.0f} %",
+            f"{record['length_mean']:.1f}",
+            f"{record['entropy']:.2f}",
+            "" if validation is None else f"{validation:.3f}",
+            f"{record['tokens_per_second']:.0f}",
+            duration(self._left(record)),
+        )
+        line = "".join(cell.rjust(n) for cell, (_, n) in zip(cells, _COLUMNS, strict=True))
+        if record["grade_errors"]:
+            line += f"  {record['grade_errors']} grades failed"
+        self._console.print(Text(line))
+
+    def _left(self, record: Mapping[str, Any]) -> float:
+        seconds = dict(record["seconds"])
+        if "validate" in seconds:
+            self._validation_seconds.append(seconds.pop("validate"))
+        self._step_seconds.append(sum(seconds.values()))
+        steps = record["steps"] - record["step"]
+        share = len(self._validation_seconds) / len(self._step_seconds)
+        each = statistics.median(self._step_seconds[-10:])
+        each += share * statistics.fmean(self._validation_seconds or [0.0])
+        return float(steps * each)
+
+
+def print_report(console: Console, report: Mapping[str, Any]) -> None:
+    """The table of base against tuned, examples before and after, and where the result is."""
+    table = Table(title=f"{report['task']}: {report['n']} held-out problems", title_justify="left")
+    table.add_column("")
+    for name in ("base", "tuned"):
+        table.add_column(name, justify="right")
+    for label, key, bounds in (
+        (f"strict {report['score']}", "accuracy", "ci95"),
+        ("lenient accuracy", "lenient_accuracy", "lenient_ci95"),
+    ):
+        if report["base"][key] is not None:
+            table.add_row(label, *(_score(report[name], key, bounds) for name in ("base", "tuned")))
+    table.add_row(
+        "mean length (tokens)",
+        *(f"{report[name]['length_mean']:.1f}" for name in ("base", "tuned")),
+    )
+    console.print(table)
+    console.print(verdict(report))
+    for example in report["examples"]:
+        console.print()
+        console.print(Text(example["prompt"], style="bold"))
+        for name in ("base", "tuned"):
+            mark = "right" if example[f"{name}_reward"] >= 1 else "wrong"
+            answer = " ⏎ ".join(example[name].strip().splitlines())
+            console.print(Text(f"  {name:<5} ({mark}): {answer}"))
+
+
+def _score(summary: Mapping[str, Any], key: str, bounds: str) -> str:
+    return f"{percent(summary[key])} {interval(summary[bounds])}".strip()
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One sentence that says what was shown, and says so when nothing was."""
+    gain = report["relative_gain"]
+    relative = "the base scored nothing" if gain is None else f"relative gain {100 * gain:+.0f} %"
+    numbers = (
+        f"Difference {100 * report['difference']:+.1f} points, 95 % interval "
+        f"{interval(report['difference_ci95'], signed=True)}, {relative}, "
+        f"{report['test']} p = {report['p_value']:.2g} "
+        f"({report['gained']} gained, {report['lost']} lost)."
+    )
+    low, high = report["difference_ci95"]
+    if low > 0:
+        return f"{numbers} The tuned model is better."
+    if high < 0:
+        return f"{numbers} The tuned model is WORSE."
+    return f"{numbers} Not significant: these problems do not show a difference."
+
+
+def print_runs(console: Console, rows: Sequence[Mapping[str, str]]) -> None:
+    """The list of `tunestone runs`."""
+    table = Table()
+    for name in ("run", "task", "state", "steps", "base", "tuned", "gain"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
