@@ -78,6 +78,16 @@ def off_policy_groups(policy, rewards_PG, config) -> list[Group]:
     return groups
 
 
+def on_policy(policy, group: Group) -> Group:
+    """The group with the log-probabilities its tokens have under the policy."""
+    kept = []
+    for drawn in group.completions_G:
+        with torch.no_grad():
+            now = row_logprobs(policy.network, group.prompt_T, list(drawn.tokens), 1.0)
+        kept.append(dataclasses.replace(drawn, logprobs=tuple(map(float, now))))
+    return dataclasses.replace(group, completions_G=kept)
+
+
 def truncated(group: Group, g: int) -> Group:
     """The group with completion `g` cut off."""
     cut = dataclasses.replace(group.completions_G[g], finish_reason="length")

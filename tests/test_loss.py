@@ -136,6 +136,13 @@ def test_the_kl_term_is_k3_against_the_base():
     assert found == pytest.approx([-0.1, 0.0, 0.1], abs=1e-7)
 
 
+def test_kl_sampling_is_k3_from_the_sampling_policy():
+    # Drawn with q = 1/4, now p = 1/2, 1/4, 1/4: p/q = 2, 1, 1; 2 - 1 - ln 2 and twice 0
+    tokens = three_tokens([1.0] * 3)
+    _, metrics = policy_loss(now(2.0, 1.0, 1.0), tokens, token_ratio, clip=CLIP)
+    assert metrics["kl_sampling"] == pytest.approx(1 - LN(2), abs=1e-6)
+
+
 def test_parts_of_a_step_add_up():
     ratios, advantages, weights = (0.5, 1.5, 1.0), [1.0, 1.0, -1.0], [0.2, 0.3, 0.5]
     whole, counts = policy_loss(

@@ -52,9 +52,6 @@ def main() -> None:
         sys.exit(
             2 if isinstance(error, RequestError) else 3 if isinstance(error, WorldError) else 1
         )
-    except KeyboardInterrupt:
-        print("Stopped. `tunestone train --resume RUN` continues it.", file=sys.stderr)
-        sys.exit(130)
 
 
 def print_error(error: TunestoneError) -> None:
@@ -262,7 +259,11 @@ def _execute(run: RunFolder) -> None:
             step=terminal.StepLines(console),
             stop_requested=lambda: interrupted() or run.stop_requested(),
         )
-        report = execute(run, watch)
+        try:
+            report = execute(run, watch)
+        except KeyboardInterrupt:
+            print(f"Stopped. `tunestone train --resume {run.path}` continues it.", file=sys.stderr)
+            raise typer.Exit(130) from None
     console.print()
     terminal.print_report(console, report)
     console.print(f"\nAdapter: {run.adapter}\nReport:  {run.path / 'report.json'}")

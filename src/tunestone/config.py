@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tunestone.errors import ConfigError
 
@@ -20,7 +20,9 @@ AlgorithmName = Literal["dapo", "grpo", "dr_grpo", "gspo", "cispo", "rloo"]
 class TrainConfig(BaseModel):
     """Everything that decides what a run computes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     # --- what is trained, on what, for what
     model: str = "smollm2-135m"
@@ -101,9 +103,15 @@ class TrainConfig(BaseModel):
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads. 0 takes all cores this process may use. A resumed run keeps its number."""
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_string(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.max_steps is not None and self.warmup_steps > self.max_steps:
+        chosen = {"warmup_steps", "max_steps"} <= self.model_fields_set
+        if chosen and self.max_steps is not None and self.warmup_steps > self.max_steps:
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} exceeds max_steps = {self.max_steps}: the "
                 "learning rate would never reach its peak. Lower warmup_steps."
@@ -113,11 +121,12 @@ class TrainConfig(BaseModel):
                 "refill_limit replaces groups without signal, but with kl_coefficient > 0 those "
                 "groups do train. Set one of the two to 0."
             )
-        if self.validation and self.validation == self.data:
-            raise ValueError(
-                "validation and data name the same file: the gain would be measured on what was "
-                "trained. Leave validation empty to split a tenth off."
-            )
+        for name in ("validation", "test"):
+            if getattr(self, name) and getattr(self, name) == self.data:
+                raise ValueError(
+                    f"{name} and data name the same file: the gain would be measured on what was "
+                    f"trained. Leave {name} empty or name another file."
+                )
         if any(not text for text in self.stop):
             raise ValueError(
                 "stop holds an empty string, which would end every completion at once."

@@ -95,7 +95,14 @@ class RunFolder:
         """Shorten the step logs to what a checkpoint remembered."""
         for log in (self.metrics, self.samples):
             if log.exists():
-                os.truncate(log, lengths.get(log.name, 0))
+                os.truncate(log, min(log.stat().st_size, lengths.get(log.name, 0)))
+
+    def drop_broken_lines(self) -> None:
+        """Cut off last lines that a killed process left half-written."""
+        for log in (self.metrics, self.samples, self.events):
+            if log.exists():
+                whole, newline, _ = log.read_bytes().rpartition(b"\n")
+                os.truncate(log, len(whole) + len(newline))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -144,14 +151,16 @@ def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     )
     with storage_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Records of a JSONL log; a last line that is still being written is left out."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.split("\n") if line]
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.split(b"\n") if line]
 
 
 def read_json(path: Path) -> dict[str, Any]:

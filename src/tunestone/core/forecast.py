@@ -1,8 +1,8 @@
-"""How long a run will take on this machine, from a short calibration with the real model and data.
+"""How long a run will take on this machine: a short calibration with the real model and data.
 
-A few groups are sampled and half of them learned from; nothing of it stays. Times grow linearly with the
-work, so they are scaled to a whole step. Answers change their length while a model learns, which no
-calibration can know: the range is what half and one and a half times the work would take.
+A few groups are sampled and half of them learned from; nothing of it stays. Times grow linearly
+with the work, so they are scaled to a whole step. Answers change their length while a model learns,
+which no calibration can know: the range is what half and one and a half times the work would take.
 """
 
 import time

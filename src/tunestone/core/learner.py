@@ -62,7 +62,8 @@ class Learner:
         keep = [
             (group, weights_G)
             for group, weights_G in zip(groups_P, weights_PG, strict=True)
-            if self._with_kl or any(group.advantages_G)
+            if any(group.advantages_G)
+            or (self._with_kl and any(a is not None for a in group.advantages_G))
         ]
         batches = self._pack(keep)
         metrics = {"loss": 0.0, "gradient_norm": 0.0, "tree_nodes": 0.0, "padded_positions": 0.0}
@@ -80,7 +81,7 @@ class Learner:
         return metrics
 
     def check_tree(self, group: Group) -> float:
-        """Compare tree and rows on one group; on a difference fall back to rows for the run.
+        """Compare tree and sampler with plain rows on one group; on a difference use rows.
 
         Returns the largest difference in nats (infinite when the model cannot do trees).
         """
@@ -92,7 +93,10 @@ class Learner:
                 self.uses_tree = True
                 shared_R = self._logprobs(network, rows, lengths)
                 self.uses_tree = False
-                difference = float((self._logprobs(network, rows, lengths) - shared_R).abs().max())
+                plain_R = self._logprobs(network, rows, lengths)
+                drawn_R = torch.tensor([x for c in group.completions_G for x in c.logprobs])
+                gaps_2R = torch.stack([shared_R, drawn_R.to(plain_R.device)]) - plain_R
+                difference = float(gaps_2R.abs().max())
             except (TreeUnsupportedError, TypeError):  # TypeError: its forward takes no `plan`
                 difference = math.inf
         dtype = next(network.parameters()).dtype

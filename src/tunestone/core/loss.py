@@ -48,7 +48,7 @@ def policy_loss(
     """
     objective_R, clipped_R = objective(logprobs_R, tokens, clip)
     loss = -(tokens.weights_R * objective_R).sum()
-    drift_R = tokens.sampled_R - logprobs_R.detach()
+    drift_R = logprobs_R.detach() - tokens.sampled_R
     metrics = {
         "tokens": float(len(logprobs_R)),
         "clipped": float(clipped_R.sum()),

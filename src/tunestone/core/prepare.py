@@ -54,7 +54,13 @@ def prepare(
         config=config,
         policy=policy,
         learner=learner,
-        sampler=_choose_sampler(policy, learner, validation[0], say),
+        sampler=_choose_sampler(
+            policy,
+            learner,
+            validation[0],
+            say,
+            longest=config.max_prompt_tokens + config.max_completion_tokens,
+        ),
         grader=grader,
         training=training,
         validation=validation,
@@ -63,11 +69,13 @@ def prepare(
     )
 
 
-def load_examples(
+def load_heldout(
     base: BaseModel, path: Path, config: TrainConfig, say: Callable[[str], None]
 ) -> list[Example]:
-    """Held-out prompts of a file, encoded."""
-    return _encode(base, load_prompts(path), config, say, name=path.name)
+    """Held-out prompts of a file, encoded. Raises DataError when some were trained on."""
+    prompts = load_prompts(path)
+    _refuse_overlap(load_prompts(Path(config.data)), prompts, str(path))
+    return _encode(base, prompts, config, say, name=path.name)
 
 
 def open_sampler(base: BaseModel) -> CompletionSampler:
@@ -136,13 +144,22 @@ def _encode(
 
 
 def _choose_sampler(
-    policy: Policy, learner: Learner, example: Example, say: Callable[[str], None]
+    policy: Policy,
+    learner: Learner,
+    example: Example,
+    say: Callable[[str], None],
+    *,
+    longest: int,
 ) -> CompletionSampler:
-    """The shared-prefix sampler if it and the tree agree with plain rows on one group."""
+    """The shared-prefix sampler if it and the tree agree with plain rows on one group.
+
+    Decided once, before the first step: a change in the middle of a run would change its bits.
+    """
     prompt_T = list(example.tokens)
     sampler: CompletionSampler = Sampler(policy.sampling_network, policy.base)
     params = SamplingParams(max_tokens=8, temperature=learner.temperature)
     try:
+        _refuse_short_window(policy.base, longest)
         (completions_G,) = sampler.sample([prompt_T], 2, params)
     except (TreeUnsupportedError, TypeError) as error:  # TypeError: its forward takes no `plan`
         learner.uses_tree = False
@@ -156,3 +173,14 @@ def _choose_sampler(
         "rows, which is slower."
     )
     return RowsSampler(policy.sampling_network, policy.base)
+
+
+def _refuse_short_window(base: BaseModel, longest: int) -> None:
+    """Raise TreeUnsupportedError when some layer cannot see `longest` tokens back."""
+    settings = base.network.config
+    window = getattr(settings, "sliding_window", None)
+    if window is not None and getattr(settings, "use_sliding_window", True) and longest > window:
+        raise TreeUnsupportedError(
+            f"its attention window is {window} tokens, max_prompt_tokens + max_completion_tokens "
+            f"are {longest}"
+        )

@@ -18,7 +18,7 @@ from tunestone.config import Origins, TrainConfig
 from tunestone.core.evaluate import Example, Scores, compare, score
 from tunestone.core.forecast import Forecast, forecast
 from tunestone.core.model import BaseModel, load_base, with_adapter
-from tunestone.core.prepare import available_threads, load_examples, open_sampler, prepare
+from tunestone.core.prepare import available_threads, load_heldout, open_sampler, prepare
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
 from tunestone.errors import ConfigError, RunError
@@ -103,6 +103,7 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
         config = TrainConfig.model_validate(record["config"])
         _refuse_changed_files(record)
         (run.path / "STOP").unlink(missing_ok=True)
+        run.drop_broken_lines()
         clock = Stopwatch()
         with clock("prepare"):
             grader = FunctionGrader(load_reward_function(config.reward))
@@ -160,7 +161,7 @@ def evaluate_run(
     tuned = load_tuned(run)
     grader = FunctionGrader(load_reward_function(reward or config.reward))
     lenient = None if reward else _lenient(config)
-    heldout = load_examples(tuned, Path(path), config, say)
+    heldout = load_heldout(tuned, Path(path), config, say)
     scores = [
         score(open_sampler(model), heldout, grader, config, lenient_grader=lenient)
         for model in (load_base(config.model), tuned)
@@ -206,7 +207,7 @@ def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:
     config = trainer.config
     if not config.test:
         return list(trainer.validation)
-    return load_examples(trainer.policy.base, Path(config.test), config, watch.say)
+    return load_heldout(trainer.policy.base, Path(config.test), config, watch.say)
 
 
 def _base_scores(

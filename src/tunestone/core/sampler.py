@@ -287,8 +287,9 @@ class Sampler:
                 row.finish_reason = "stop"
 
     def _hits_stop(self, row: _Row, params: SamplingParams) -> bool:
-        # A stop string ends in the newest token, so that many last tokens are enough to look at.
-        tail = self._base.tokenizer.decode(row.tokens[-max(map(len, params.stop)) - 1 :])
+        # A stop string ends in the newest token, and no token is shorter than a byte.
+        longest = max(len(stop.encode()) for stop in params.stop)
+        tail = self._base.tokenizer.decode(row.tokens[-longest - 1 :])
         return any(stop in tail for stop in params.stop)
 
     def _finish(self, rows: Sequence[_Row], params: SamplingParams) -> list[Completion]:

@@ -1,0 +1,42 @@
+# The two commands of the README, and what they are made of. Needs Python >= 3.11, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev quickstart test lint docs bench clean
+
+help:
+	@echo "make quickstart   install, then train a real model by reinforcement: minutes on a laptop"
+	@echo "make test         install, then format, lint, types and all tests"
+	@echo "make bench        sampler and training speed against transformers and padded rows"
+	@echo "make docs         rebuild the generated pages"
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+# constraints.txt pins every version, torch 2.13.0 among them.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: install
+	$(BIN)/tunestone quickstart
+
+test: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+docs: install-dev
+	$(BIN)/python docs/generate.py
+
+bench: install-dev
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,147 @@
+"""Writes the pages that follow from the code: config.md, cli.md and errors.md.
+
+.venv/bin/python docs/generate.py           rewrite them
+.venv/bin/python docs/generate.py --check   write nothing; status 1 when one is out of date
+"""
+
+import inspect
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from tunestone import cli, config, errors
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
+WIDTH = 100
+"""Of the help texts, whatever terminal this runs in."""
+
+SETTINGS = """
+Values come in layers, later ones winning: default, recipe, TOML file (`--config`), the options of
+`tunestone train`, `--set key=value`. Keys are the names below; a file holds nothing else, and its
+keys stand at the top level. `--set` takes a TOML value, and a bare word counts as text.
+`tunestone config` prints the effective values with the origin of each. Unknown keys and impossible
+combinations are refused, with the reason, before anything runs.
+"""
+BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
+STATUS = {errors.RequestError: 2, errors.WorldError: 3, errors.TunestoneError: 1}
+"""Exit status; the first class that an error belongs to counts (as in `cli.main`)."""
+ADVICE = {
+    "tunestone_error": "Never raised itself; it is what a program catches to catch them all.",
+    "request_error": "Change what was asked for; the second line of the message says how.",
+    "config_error": "Correct the setting. `tunestone config` prints all of them with their origin.",
+    "data_error": "Go to the file and line that the message names and mend that row.",
+    "model_error": "Name a model that can be loaded, has a chat template and an end token.",
+    "reward_error": "Mend the reward at the line shown, then continue the run with `--resume`.",
+    "run_error": "Check the path with `tunestone runs`, or end the other process first.",
+    "world_error": "Try again once the world is better; nothing has to be changed.",
+    "download_error": "Check network, proxy and pip's index, or name a folder with `--model`.",
+    "storage_error": "Make room or allow writing, then continue the run with `--resume`.",
+}
+
+
+def config_page() -> str:
+    """A table per group of settings."""
+    lines = ["# Settings", NOTE, "", SETTINGS.strip()]
+    fields = config.TrainConfig.model_fields
+    for heading, names in groups():
+        lines += ["", f"## {heading}", "", "| setting | type | range | default | meaning |"]
+        lines += ["|---|---|---|---|---|"]
+        for name in names:
+            field = fields[name]
+            meaning = " ".join(field.description.split())
+            default = "empty" if field.default in (None, "", ()) else shown(field.default)
+            cells = (f"`{name}`", type_name(field.annotation), bounds(field), default, meaning)
+            lines += [f"| {' | '.join(cells)} |"]
+    return "\n".join(lines) + "\n"
+
+
+def groups() -> Iterator[tuple[str, list[str]]]:
+    """(heading, fields under it), from the `# --- heading` comments of TrainConfig."""
+    for part in inspect.getsource(config.TrainConfig).split("# --- ")[1:]:
+        heading, _, body = part.partition("\n")
+        names = [n for n in config.TrainConfig.model_fields if f"\n    {n}: " in f"\n{body}"]
+        yield heading[0].upper() + heading[1:], names
+
+
+def type_name(annotation: object) -> str:
+    """What a person writes: `whole number`, `text`, one of some words."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(f"`{word}`" for word in arguments)
+    if type(None) in arguments:
+        return f"{type_name(arguments[0])} or empty"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    return "list of text" if typing.get_origin(annotation) is tuple else names[annotation]
+
+
+def bounds(field: typing.Any) -> str:
+    """The range of a number, from pydantic's own constraints."""
+    parts = [
+        template.format(shown(getattr(limit, key)))
+        for limit in field.metadata
+        for key, template in BOUNDS.items()
+        if hasattr(limit, key)
+    ]
+    return ", ".join(parts) or "–"
+
+
+def shown(value: object) -> str:
+    """A value as it is written in TOML."""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def cli_page() -> str:
+    """The help text of every command."""
+    root = typer.main.get_command(cli.app)
+    above = typer.Context(root, info_name="tunestone", terminal_width=WIDTH)
+    lines = ["# Commands", NOTE, "", *fenced(root.get_help(above))]
+    for name, command in root.commands.items():
+        context = typer.Context(command, parent=above, info_name=name, terminal_width=WIDTH)
+        lines += ["", f"## `tunestone {name}`", "", *fenced(command.get_help(context))]
+    return "\n".join(lines) + "\n"
+
+
+def errors_page() -> str:
+    """The tree, then a section per class."""
+    head, _, tail = inspect.getdoc(errors).partition("\n\n")
+    tree, _, rest = tail.partition("\n\n")
+    lines = ["# Errors", NOTE, "", head, "", *fenced(inspect.cleandoc(tree)), "", rest]
+    lines += ["", "An option that does not exist also ends with status 2; Ctrl-C twice with 130."]
+    lines += ["", "| class | code | exit status | meaning | what to do |", "|---|---|---|---|---|"]
+    for kind in vars(errors).values():
+        if inspect.isclass(kind):
+            status = next(status for parent, status in STATUS.items() if issubclass(kind, parent))
+            meaning = inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
+            cells = (f"`{kind.__name__}`", f"`{kind.code}`", str(status), meaning)
+            lines += [f"| {' | '.join(cells)} | {ADVICE[kind.code]} |"]
+    return "\n".join(lines) + "\n"
+
+
+def fenced(text: str) -> list[str]:
+    """The text as a code block."""
+    return ["```", *(line.rstrip() for line in text.strip("\n").splitlines()), "```"]
+
+
+PAGES = {"config.md": config_page, "cli.md": cli_page, "errors.md": errors_page}
+
+
+def main(*, check: bool) -> int:
+    """Write the pages, or count those that would change; returns the exit status."""
+    stale = []
+    for name, page in PAGES.items():
+        path, text = HERE / name, page()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if check and stale:
+        print(f"Out of date: {', '.join(stale)}. Run docs/generate.py.", file=sys.stderr)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
