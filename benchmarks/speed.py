@@ -30,7 +30,7 @@ from tunestone.recipes import load_recipe
 from tunestone.types import Prompt
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
-PROMPTS, GROUP, FIXED = 8, 8, 32
+PROMPTS, GROUP, FIXED = 4, 8, 32
 
 
 def main() -> None:
@@ -80,8 +80,10 @@ def sampling(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str
                 top_k=0,
             )
 
-    count = PROMPTS * GROUP * FIXED
-    return interleaved({"tunestone": ours, "transformers.generate": plain}, count, repeats)
+    seconds, ratio = interleaved({"tunestone": ours, "transformers.generate": plain}, repeats)
+    tokens = PROMPTS * GROUP * FIXED
+    speed = {name: tokens / values["median"] for name, values in seconds.items()}
+    return {"seconds": seconds, "ratio": ratio, "tokens_per_second": speed}
 
 
 def training(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str, object]:
@@ -110,23 +112,25 @@ def training(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str
 
     difference = float((ours() - plain()).abs().max())
     assert difference < 1e-3, f"tree and rows disagree by {difference}"
-    measured = interleaved({"tunestone": ours, "padded rows": plain}, len(rows), repeats)
+    seconds, ratio = interleaved({"tunestone": ours, "padded rows": plain}, repeats)
     policy.network.zero_grad()
+    starts = range(0, len(rows), GROUP)
+    positions = sum(GROUP * max(map(len, rows[start : start + GROUP])) for start in starts)
     return {
-        **measured,
+        "seconds": seconds,
+        "ratio": ratio,
         "tree_nodes": tree.size,
-        "padded_positions": sum(
-            GROUP * max(map(len, rows[start : start + GROUP]))
-            for start in range(0, len(rows), GROUP)
-        ),
+        "padded_positions": positions,
+        "tree_nodes_per_second": tree.size / seconds["tunestone"]["median"],
+        "padded_positions_per_second": positions / seconds["padded rows"]["median"],
         "largest_logprob_difference": difference,
     }
 
 
 def interleaved(
-    ways: dict[str, Callable[[], object]], count: int, repeats: int
-) -> dict[str, object]:
-    """Run the ways in turn, the first round unmeasured; units per second, median and range."""
+    ways: dict[str, Callable[[], object]], repeats: int
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Run the ways in turn, the first round unmeasured: seconds, and second way over first."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(repeats + 1):
         for name, way in ways.items():
@@ -134,16 +138,12 @@ def interleaved(
             way()
             if round_:
                 seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    first, second = ways
-    return {
-        "per_second": {name: count / value for name, value in medians.items()},
-        "seconds": {
-            name: {"median": medians[name], "low": min(values), "high": max(values)}
-            for name, values in seconds.items()
-        },
-        "ratio": medians[second] / medians[first],
+    summary = {
+        name: {"median": statistics.median(values), "low": min(values), "high": max(values)}
+        for name, values in seconds.items()
     }
+    first, second = (values["median"] for values in summary.values())
+    return summary, second / first
 
 
 def cpu_name() -> str:

@@ -39,6 +39,7 @@ ADVICE = {
     "run_error": "Check the path with `tunestone runs`, or end the other process first.",
     "world_error": "Try again once the world is better; nothing has to be changed.",
     "download_error": "Check network, proxy and pip's index, or name a folder with `--model`.",
+    "diverged_error": "Start a new run with a lower `learning_rate`.",
     "storage_error": "Make room or allow writing, then continue the run with `--resume`.",
 }
 

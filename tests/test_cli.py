@@ -73,6 +73,44 @@ def test_a_recipe_writes_its_data_into_the_run(tmp_path: Path, tiny_folder: Path
     assert names == {"train.jsonl", "validation.jsonl", "test.jsonl", "test_two_steps.jsonl"}
 
 
+def test_own_test_data_with_a_recipe_and_resume_from_elsewhere(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    question = {"role": "user", "content": "What is 1 + 1?"}
+    row = {"messages": [question], "reference_answer": "2"}
+    Path("mine.jsonl").write_text(json.dumps(row) + "\n")
+    small = ("max_steps=1", "group_size=2", "batch_size=2", "max_completion_tokens=3")
+    settings = [part for text in small for part in ("--set", text)]
+    command = ["train", "word_problems", "--model", tiny_folder, "--test", "mine.jsonl"]
+    result = invoke(*command, *settings, "--out", "run")
+    assert result.exit_code == 0
+    assert json.loads(Path("run/report.json").read_text())["n"] == 1
+    monkeypatch.chdir(tmp_path / "there")
+    assert invoke("train", "--resume", "../here/run").exit_code == 0
+    assert invoke("eval", "../here/run").exit_code == 0
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path, tiny_folder: Path) -> None:
+    """The same command works once its fault is mended."""
+    question = {"role": "user", "content": "What is 1 + 1?"}
+    data = tmp_path / "leak.jsonl"
+    data.write_text(json.dumps({"messages": [question], "reference_answer": "2"}) + "\n")
+    out = tmp_path / "out"
+    command = ["train", "word_problems", "--data", data, "--out", out]
+    with pytest.raises(TunestoneError, match="There is no model folder"):
+        invoke(*command, "--validation", data, "--model", tmp_path / "typo")
+    assert not out.exists()
+
+
+def test_out_may_not_name_a_file(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TunestoneError, match="exists and is no run folder"):
+        invoke("train", "word_problems", "--model", tiny_folder, "--out", tmp_path / "file")
+
+
 def test_eval_compares_the_models_again(finished: RunFolder) -> None:
     result = invoke("eval", finished.path)
     assert result.exit_code == 0

@@ -24,7 +24,7 @@ from tiny import WINDOW, write_tiny_model
 from tunestone.config import TrainConfig
 from tunestone.core.learner import Group, Learner
 from tunestone.core.loss import ALGORITHMS
-from tunestone.core.model import Policy, attention_set_to, load_base
+from tunestone.core.model import Policy, load_base
 from tunestone.core.tree import build_tree
 
 MIXED, AGREED = [1.0, 0.0, 0.25], [0.5, 0.5, 0.5]
@@ -268,8 +268,11 @@ class OwnAttention(LlamaForCausalLM):
 
     def forward(self, input_ids, attention_mask=None, plan=None, **kwargs):
         """Causal attention over whatever comes."""
-        with attention_set_to(self, "sdpa"):
+        asked, self.config._attn_implementation = self.config._attn_implementation, "sdpa"
+        try:
             return super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+        finally:
+            self.config._attn_implementation = asked
 
 
 def test_llama_is_trained_on_the_tree(tiny_base):

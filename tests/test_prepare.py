@@ -12,7 +12,7 @@ from tunestone.core.model import Policy, load_base
 from tunestone.core.prepare import open_sampler, prepare
 from tunestone.core.rows_sampler import RowsSampler
 from tunestone.core.sampler import Sampler, SamplingParams
-from tunestone.errors import DataError
+from tunestone.errors import ConfigError, DataError
 from tunestone.rewards.function import FunctionGrader
 from tunestone.runlog import read_lines
 from tunestone.types import Prompt
@@ -61,7 +61,38 @@ def test_rows_sampler_keeps_the_promises_of_the_sampler(tiny_folder: Path) -> No
     once, again = (rows.sample(prompts, 3, warm, seed=(4,)) for _ in range(2))
     assert once == again
     assert once != rows.sample(prompts, 3, warm, seed=(5,))
-    assert isinstance(open_sampler(base), Sampler)
+    assert isinstance(open_sampler(base, longest=40), Sampler)
+
+
+def test_inference_falls_back_to_rows_as_training_does(tmp_path: Path) -> None:
+    base = load_base(str(write_tiny_model(tmp_path / "windowed", architecture="mistral")))
+    assert isinstance(open_sampler(base, longest=WINDOW + 1), RowsSampler)
+
+
+def test_texts_beyond_the_positions_of_the_model_are_refused(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    run = toy_run(tmp_path, tiny_folder, max_completion_tokens=1020)
+    with pytest.raises(ConfigError, match=r"may take 1029 tokens; .* has positions for 1024"):
+        run_to_end(run)
+
+
+def test_a_prompt_the_template_refuses_is_named(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "strict")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ raise_exception('roles must alternate') }}" + template.read_text())
+    run = toy_run(tmp_path, model)
+    with pytest.raises(DataError, match=r"train.jsonl:1: .*refuses this prompt: roles must alt"):
+        run_to_end(run)
+
+
+def test_test_prompts_may_not_choose_the_checkpoint(tmp_path: Path, tiny_folder: Path) -> None:
+    leaked = tmp_path / "leaked.jsonl"
+    row = {"id": "seen", "messages": [{"role": "user", "content": "Say 13"}]}
+    leaked.write_text(json.dumps(row) + "\n")
+    run = toy_run(tmp_path, tiny_folder, test=str(leaked))
+    with pytest.raises(DataError, match=r"1 prompts are also in the validation data, 'seen'"):
+        run_to_end(run)
 
 
 def test_long_prompts_are_left_out_counted_and_shown(tmp_path: Path, tiny_folder: Path) -> None:

@@ -95,6 +95,75 @@ def test_full_disk_is_a_clear_error_and_the_last_checkpoint_stays_good(
     assert [record["step"] for record in read_lines(run.metrics)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_early_stopping_stands_when_the_run_is_killed_before_its_report(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    settings = {"reward": "constant", "max_steps": 9, "eval_every": 1, "patience": 3}
+    run = toy_run(tmp_path, tiny_folder, **settings)
+    report = run_to_end(run)
+    (run.path / "report.json").unlink()
+    again = run_to_end(run)
+    assert (
+        (again["steps"], again["stopped"])
+        == (report["steps"], report["stopped"])
+        == (
+            3,
+            "no better validation reward in 3 validations",
+        )
+    )
+
+
+def test_a_run_stopped_on_request_goes_on_when_resumed(tmp_path: Path, tiny_folder: Path) -> None:
+    run = toy_run(tmp_path, tiny_folder, max_steps=4)
+    stopped = run_to_end(run, stop_requested=lambda: True)
+    assert (stopped["steps"], stopped["stopped"]) == (1, "stop requested")
+    assert run_to_end(run)["steps"] == 4
+    undisturbed = toy_run(tmp_path / "other", tiny_folder, max_steps=4)
+    run_to_end(undisturbed)
+    assert_same_weights(run.adapter, undisturbed.adapter)
+
+
+def test_a_damaged_best_checkpoint_is_said(tmp_path: Path, tiny_folder: Path) -> None:
+    run = toy_run(tmp_path, tiny_folder, reward="constant", max_steps=2)
+    run_to_end(run)  # nothing beats the base: step 0 is the best
+    (checkpoint_path(run.checkpoints, 0) / "tensors.safetensors").write_bytes(b"")
+    assert run_to_end(run)["best_step"] == 2
+    kinds = [event["kind"] for event in read_lines(run.events)]
+    assert "checkpoint_damaged" in kinds
+
+
+def test_a_mended_reward_is_never_compared_with_the_old_one(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """The base scored 0 under the old reward; under the new one both score the same."""
+    run = toy_run(tmp_path, tiny_folder, max_steps=2, reward="constant")
+    reward = tmp_path / "reward.py"
+    text = reward.read_text()
+    assert text.count("return 1.0") == 2
+    reward.write_text(text.replace("    return 1.0", "    return 0.0"))
+    assert run_to_end(run)["base"]["accuracy"] == 0.0
+    reward.write_text(text)
+    report = run_to_end(run)
+    assert report["base"]["accuracy"] == report["tuned"]["accuracy"] == 1.0
+    assert report["relative_gain"] == 0.0
+    assert "reward_changed" in [event["kind"] for event in read_lines(run.events)]
+
+
+def test_a_full_disk_while_the_result_is_written(tmp_path: Path, tiny_folder: Path) -> None:
+    run = toy_run(tmp_path, tiny_folder, max_steps=2)
+    run_to_end(run)
+    result = (run.adapter / "model.safetensors").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(result) // 2, resource.RLIM_INFINITY))
+        with pytest.raises(StorageError, match=r"Could not write .*adapter"):
+            run_to_end(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (run.adapter / "model.safetensors").read_bytes() == result
+    assert not list(run.path.glob(".writing-*"))
+
+
 def test_changed_data_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
     run = toy_run(tmp_path, tiny_folder, max_steps=2)
     with (tmp_path / "train.jsonl").open("a") as file:

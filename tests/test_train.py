@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from toy import REWARD, run_to_end, toy_run
-from tunestone.errors import RewardError
+from tunestone.config import TrainConfig
+from tunestone.core.learner import Group
+from tunestone.core.prepare import prepare
+from tunestone.core.train import sampling_params
+from tunestone.errors import DivergedError, RewardError
+from tunestone.rewards.function import FunctionGrader
 from tunestone.runlog import read_lines
 
 MOTIVES = ("reward_mean", "signal_share", "entropy", "clip_share", "kl_sampling", "gradient_norm")
@@ -122,6 +127,51 @@ def test_stop_file_ends_cleanly_with_a_result(tmp_path: Path, tiny_folder: Path)
     assert report["steps"] == 4
     assert (run.adapter / "model.safetensors").is_file()
     assert run.report() == json.loads(json.dumps(report))
+
+
+def test_a_run_stopped_between_validations_gives_what_it_learned(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Validation is at step 50 only: without a last one the result would be the base."""
+    run = toy_run(tmp_path, tiny_folder, max_steps=50, eval_every=50)
+    report = run_to_end(run, stop_requested=lambda: len(read_lines(run.metrics)) >= 14)
+    assert report["steps"] == 15
+    assert report["best_step"] == 15
+    assert report["difference"] > 0.1
+
+
+def test_a_stop_request_does_not_undo_early_stopping(tmp_path: Path, tiny_folder: Path) -> None:
+    settings = {"reward": "constant", "max_steps": 9, "eval_every": 1, "patience": 2}
+    run = toy_run(tmp_path, tiny_folder, **settings)
+    report = run_to_end(run, stop_requested=lambda: len(read_lines(run.metrics)) >= 1)
+    assert report["stopped"] == "no better validation reward in 2 validations"
+
+
+def test_failures_are_counted_over_all_rounds_of_a_step(tmp_path: Path, tiny_folder: Path) -> None:
+    """A late round may fail as a whole while most grades of the step are fine."""
+    run = toy_run(tmp_path, tiny_folder, reward="late", max_steps=1, refill_limit=2, test="")
+    run_to_end(run)
+    (record,) = read_lines(run.metrics)
+    assert record["groups"] == 12
+    assert record["grade_errors"] == 32  # the third round of three
+    assert record["completions"] == 96
+
+
+def test_a_diverged_step_is_a_named_error(tmp_path: Path, tiny_folder: Path) -> None:
+    run = toy_run(tmp_path, tiny_folder, max_steps=4)
+    config = TrainConfig.model_validate(run.config()["config"])
+    trainer = prepare(
+        run, config, FunctionGrader(lambda prompt, completion, row: 1.0), lambda message: None
+    )
+    weight = next(iter(trainer.policy.trainable.values()))
+    before = weight.detach().clone()
+    prompt_T = list(trainer.training[0].tokens)
+    (group_G,) = trainer.sampler.sample([prompt_T], 2, sampling_params(config))
+    with pytest.raises(DivergedError, match="The gradient of this step is nan"):
+        trainer.learner.update(
+            [Group(prompt_T, group_G, [math.nan, 1.0])], learning_rate=config.learning_rate
+        )
+    assert weight.equal(before)
 
 
 def test_early_stopping_returns_the_best_checkpoint(tmp_path: Path, tiny_folder: Path) -> None:

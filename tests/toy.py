@@ -24,6 +24,16 @@ def broken(prompt, completion, row):
 
 def constant(prompt, completion, row):
     return 1.0
+
+calls = 0
+
+def late(prompt, completion, row):
+    """Validation (4) and base (4) come first, then 32 completions a round; the third fails."""
+    global calls
+    calls += 1
+    if 72 < calls <= 104:
+        raise ValueError("late")
+    return 1.0
 '''
 
 SETTINGS = {

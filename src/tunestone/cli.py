@@ -69,8 +69,7 @@ def quickstart(
     assignments: Assignments = None,
 ) -> None:
     """Train the embedded model on word problems and prove the gain: about five minutes."""
-    run = _create("word_problems", None, {"seed": seed}, assignments or [], out)
-    _execute(run)
+    _execute_new(_create("word_problems", None, {"seed": seed}, assignments or [], out))
 
 
 @app.command()
@@ -96,7 +95,7 @@ def train(
     }
     given = {key: value for key, value in options.items() if value}
     if resume is None:
-        _execute(_create(recipe, config, given, assignments or [], out))
+        _execute_new(_create(recipe, config, given, assignments or [], out))
         return
     if recipe or config or given or assignments or out:
         raise RunError(
@@ -164,19 +163,9 @@ def export(
     merged: Annotated[bool, typer.Option(help="A whole model instead of the adapter.")] = False,
 ) -> None:
     """Take the result out: a PEFT adapter, or a merged Hugging Face folder."""
-    run = RunFolder.open(run_path)
-    if not run.adapter.is_dir():
-        raise RunError(f"'{run_path}' has no result yet.", remedy="Continue it with --resume.")
-    if to.exists():
-        raise RunError(f"'{to}' exists already.", remedy="Name a new folder with --to.")
-    if merged:
-        from tunestone.core.run import load_tuned
+    from tunestone.core.run import export_result
 
-        tuned = load_tuned(run)
-        tuned.network.save_pretrained(to)
-        tuned.tokenizer.save_pretrained(to)
-    else:
-        shutil.copytree(run.adapter, to)
+    export_result(RunFolder.open(run_path), to, merged=merged)
     console.print(f"Written to {to}")
 
 
@@ -243,6 +232,16 @@ def _resolve(
     return config, origins, task
 
 
+def _execute_new(run: RunFolder) -> None:
+    """Like `_execute`; a run that was refused before its first checkpoint leaves no folder."""
+    try:
+        _execute(run)
+    except RequestError:
+        if not any(run.checkpoints.iterdir()):
+            shutil.rmtree(run.path)
+        raise
+
+
 def _execute(run: RunFolder) -> None:
     """Run in the foreground, showing what happens."""
     from tunestone.core.run import Watch, execute
@@ -253,8 +252,8 @@ def _execute(run: RunFolder) -> None:
             say=_say,
             planned=lambda trainer, heldout, cost: _print_plan(run, trainer, heldout, cost),
             measured=lambda name, scores: _say(
-                f"{name.capitalize()} model on {len(scores.rewards)} held-out problems: "
-                f"{terminal.percent(scores.mean_reward)}"
+                f"{name.capitalize()} model on {len(scores.rewards)} held-out prompts: "
+                f"{terminal.number(scores.mean_reward, share=scores.binary)}"
             ),
             step=terminal.StepLines(console),
             stop_requested=lambda: interrupted() or run.stop_requested(),
@@ -275,12 +274,11 @@ def _print_plan(run: RunFolder, trainer: Any, heldout: int, cost: Any) -> None:
     config = trainer.config
     what = f"LoRA rank {config.lora_rank}" if config.lora_rank else "all weights"
     console.print(
-        f"1. Measure {config.model} on {heldout} held-out problems it is never trained on.\n"
+        f"1. Measure {config.model} on {heldout} held-out prompts it is never trained on.\n"
         f"2. Train {what} for {trainer.steps} steps of {config.batch_size} prompts x "
         f"{config.group_size} completions, then measure again.\n"
-        f"3. That takes about {terminal.duration(cost.total)} minutes on {config.threads} threads "
-        f"here ({terminal.duration(cost.low)} to {terminal.duration(cost.high)}, by how long the "
-        "answers become)."
+        f"3. That takes about {terminal.about(cost.total)} on {config.threads} threads here "
+        f"({terminal.about(cost.low)} to {terminal.about(cost.high)}, by how long the answers get)."
     )
 
 
@@ -309,16 +307,17 @@ def _describe(run: RunFolder) -> dict[str, str]:
     metrics = read_lines(run.metrics)
     steps = f"{metrics[-1]['step']}/{metrics[-1]['steps']}" if metrics else "0"
     row = {"run": run.path.name, "task": run.config()["task"]}
-    if report is None:
-        state = "training" if run.is_locked() else "unfinished: --resume continues it"
+    training = run.is_locked()
+    if report is None or training:
+        state = "training" if training else "unfinished: --resume continues it"
         return {**row, "state": state, "steps": steps, "base": "–", "tuned": "–", "gain": "–"}
     gain = report["relative_gain"]
     return {
         **row,
         "state": f"stopped: {report['stopped']}" if report["stopped"] else "done",
         "steps": steps,
-        "base": terminal.percent(report["base"]["accuracy"]),
-        "tuned": terminal.percent(report["tuned"]["accuracy"]),
+        "base": terminal.number(report["base"]["accuracy"], share=report["score"] == "accuracy"),
+        "tuned": terminal.number(report["tuned"]["accuracy"], share=report["score"] == "accuracy"),
         "gain": "–" if gain is None else f"{100 * gain:+.0f} %",
     }
 

@@ -1,7 +1,8 @@
 """One frozen config for a run. Every field has its meaning, unit, range, default and source.
 
-Values come in layers, later ones winning: default, recipe, TOML file, `--set key=value`. `resolve`
-keeps the origin of each, and refuses unknown keys and impossible combinations before anything runs.
+Values come in layers, later ones winning: default, recipe, TOML file, the options of the command
+line, `--set key=value`. `resolve` keeps the origin of each, and refuses unknown keys and impossible
+combinations before anything runs.
 """
 
 import difflib
@@ -45,7 +46,7 @@ class TrainConfig(BaseModel):
     epochs: int = Field(default=1, ge=1, le=50)
     """Passes over the training prompts. Range and first value as Bedrock's `epochCount`."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps; overrides `epochs`. Empty: as many as the epochs need."""
+    """Steps (batches of prompts); overrides `epochs`. Empty: as many as the epochs need."""
     batch_size: int = Field(default=16, ge=1, le=512)
     """Prompts per step. AWS advises 128 on a GPU; 16 is the least Bedrock takes."""
     group_size: int = Field(default=8, ge=2, le=64)
@@ -79,7 +80,8 @@ class TrainConfig(BaseModel):
     learning_rate: float = Field(default=1e-4, gt=0.0, le=1e-2)
     """Peak learning rate. AWS: 1e-4 to 1e-3 for LoRA, about a tenth of it for full training."""
     warmup_steps: int = Field(default=2, ge=0)
-    """Steps over which the learning rate rises linearly to its peak; it stays there."""
+    """Steps over which the learning rate rises linearly to its peak; it stays there. A run that is
+    shorter never reaches the peak."""
     lora_rank: int = Field(default=32, ge=0, le=512)
     """Rank of the LoRA adapters on all linear layers (AWS: 32). 0 trains every weight."""
     clip_low: float = Field(default=0.2, gt=0.0, lt=1.0)
@@ -97,7 +99,8 @@ class TrainConfig(BaseModel):
 
     # --- the machine
     microbatch_tokens: int = Field(default=2048, ge=64)
-    """Tree nodes in one forward and backward: bounds memory, does not change the result."""
+    """Tree nodes in one forward and backward, whole groups at least: bounds memory, does not change
+    the result."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides data order, LoRA's start and every draw."""
     threads: int = Field(default=0, ge=0, le=1024)
@@ -110,12 +113,6 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        chosen = {"warmup_steps", "max_steps"} <= self.model_fields_set
-        if chosen and self.max_steps is not None and self.warmup_steps > self.max_steps:
-            raise ValueError(
-                f"warmup_steps = {self.warmup_steps} exceeds max_steps = {self.max_steps}: the "
-                "learning rate would never reach its peak. Lower warmup_steps."
-            )
         if self.refill_limit and self.kl_coefficient:
             raise ValueError(
                 "refill_limit replaces groups without signal, but with kl_coefficient > 0 those "

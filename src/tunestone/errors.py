@@ -6,7 +6,8 @@
     │   ├── DataError                  a data file or one of its rows; names file and line
     │   ├── ModelError                 a model or tokenizer that cannot be trained
     │   ├── RewardError                a reward that cannot be loaded, or fails too often
-    │   └── RunError                   a run folder that is missing, locked or not as expected
+    │   ├── RunError                   a run folder that is missing, locked or not as expected
+    │   └── DivergedError              the settings made the weights run away
     └── WorldError                     the world failed; trying again makes sense
         ├── DownloadError              no network, a broken download, a wrong checksum
         └── StorageError               the disk is full or a file cannot be written
@@ -74,6 +75,12 @@ class RunError(RequestError):
     """A run folder that is missing, in use, or not in the state the command needs."""
 
     code = "run_error"
+
+
+class DivergedError(RequestError):
+    """The gradient is no longer a number; the weights were not touched by it."""
+
+    code = "diverged_error"
 
 
 class WorldError(TunestoneError):

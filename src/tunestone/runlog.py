@@ -1,13 +1,16 @@
 """The run folder: written by the trainer, read by everyone.
 
-    config.json       the effective settings, their origins, versions, hashes of data and reward
+    config.json       the effective settings, their origins, versions, hashes of the data files
+    data/             the data, when a recipe made it
     events.jsonl      what happened, one line each, with UTC time
     metrics.jsonl     one line per step
     samples.jsonl     every completion with its reward, advantage and the reason it ended
     checkpoints/      see core/checkpoint.py
     adapter/          the result (a PEFT adapter, or the model when every weight was trained)
-    report.json       base against tuned
+    base.json         what the base scored on the held-out prompts
+    report.json       base against tuned; eval-*.json are later ones
     STOP              put this file there and the run ends cleanly after its step
+    .lock             held by the process that trains
 
 Everything but weights is text. A resumed run first cuts metrics and samples back to the lengths its
 checkpoint remembers, so each step appears once.
@@ -17,6 +20,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -45,10 +49,14 @@ class RunFolder:
 
         Raises RunError when the place is taken.
         """
-        if path.exists() and any(path.iterdir()):
+        if (path / "config.json").is_file():
             raise RunError(
                 f"The run folder '{path}' exists already.",
                 remedy="Continue it with --resume, or choose another with --out.",
+            )
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise RunError(
+                f"'{path}' exists and is no run folder.", remedy="Choose another with --out."
             )
         run = cls(path)
         with storage_errors(path):
@@ -127,21 +135,36 @@ class RunFolder:
 
 
 @contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of `folder` when all went well."""
+    unfinished = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with storage_errors(folder):
+        try:
+            yield unfinished
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a refused write into a StorageError that says which file."""
+    """Turn a write that fails into a StorageError that says which file and why."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            reason = "the disk (or the quota) is full"
-        elif isinstance(error, PermissionError):
-            reason = "no permission"
-        else:
-            raise
-        raise StorageError(
-            f"Could not write '{path}': {reason}.",
-            remedy="What was written before is intact. Make room and continue with --resume.",
-        ) from error
+        full = error.errno in _FULL
+        reason = "the disk (or the quota) is full" if full else error.strerror or str(error)
+        raise unwritten(path, reason) from error
+
+
+def unwritten(path: Path, reason: str) -> StorageError:
+    """The error for a file that could not be written."""
+    return StorageError(
+        f"Could not write '{path}': {reason}.",
+        remedy="What was written before is intact. Make room or allow writing, then --resume.",
+    )
 
 
 def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

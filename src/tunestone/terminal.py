@@ -23,23 +23,31 @@ _COLUMNS = (
 )
 
 
+_NO_GAIN = "no relative gain (the base scored 0 or less)"
+
+
 def duration(seconds: float) -> str:
     """`4:05` for 245 seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
 
-def percent(value: float | None) -> str:
-    """`42.3 %`, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+def about(seconds: float) -> str:
+    """`50 seconds` or `5 minutes`."""
+    if seconds < 90:
+        return f"{max(2, round(seconds))} seconds"
+    return f"{round(seconds / 60)} minutes"
 
 
-def interval(bounds: Sequence[float] | None, *, signed: bool = False) -> str:
-    """`[36.4, 48.5]` in percent."""
-    if bounds is None:
-        return ""
+def number(value: float, *, share: bool, signed: bool = False) -> str:
+    """A share as `42.3 %`, another score as `0.423`."""
     sign = "+" if signed else ""
-    low, high = (f"{100 * bound:{sign}.1f}" for bound in bounds)
+    return f"{100 * value:{sign}.1f} %" if share else f"{value:{sign}.3f}"
+
+
+def interval(bounds: Sequence[float], *, share: bool, signed: bool = False) -> str:
+    """`[36.4, 48.5]` for shares in percent, `[0.364, 0.485]` for other scores."""
+    low, high = (number(bound, share=share, signed=signed).removesuffix(" %") for bound in bounds)
     return f"[{low}, {high}]"
 
 
@@ -85,13 +93,13 @@ class StepLines:
 
 def print_report(console: Console, report: Mapping[str, Any]) -> None:
     """The table of base against tuned, examples before and after, and where the result is."""
-    table = Table(title=f"{report['task']}: {report['n']} held-out problems", title_justify="left")
+    table = Table(title=f"{report['task']}: {report['n']} held-out prompts", title_justify="left")
     table.add_column("")
     for name in ("base", "tuned"):
         table.add_column(name, justify="right")
     for label, key, bounds in (
         (f"strict {report['score']}", "accuracy", "ci95"),
-        ("lenient accuracy", "lenient_accuracy", "lenient_ci95"),
+        (f"lenient {report['score']}", "lenient_accuracy", "lenient_ci95"),
     ):
         if report["base"][key] is not None:
             table.add_row(label, *(_score(report[name], key, bounds) for name in ("base", "tuned")))
@@ -99,28 +107,34 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
         "mean length (tokens)",
         *(f"{report[name]['length_mean']:.1f}" for name in ("base", "tuned")),
     )
+    failed = [report[name]["grade_errors"] for name in ("base", "tuned")]
+    if any(failed):
+        table.add_row("grades that failed (scored lowest)", *map(str, failed))
     console.print(table)
     console.print(verdict(report))
     for example in report["examples"]:
         console.print()
         console.print(Text(example["prompt"], style="bold"))
         for name in ("base", "tuned"):
-            mark = "right" if example[f"{name}_reward"] >= 1 else "wrong"
             answer = " ⏎ ".join(example[name].strip().splitlines())
-            console.print(Text(f"  {name:<5} ({mark}): {answer}"))
+            console.print(Text(f"  {name:<5} (reward {example[f'{name}_reward']:g}): {answer}"))
 
 
 def _score(summary: Mapping[str, Any], key: str, bounds: str) -> str:
-    return f"{percent(summary[key])} {interval(summary[bounds])}".strip()
+    if summary[bounds] is None:
+        return number(summary[key], share=False)
+    return f"{number(summary[key], share=True)} {interval(summary[bounds], share=True)}"
 
 
 def verdict(report: Mapping[str, Any]) -> str:
     """One sentence that says what was shown, and says so when nothing was."""
     gain = report["relative_gain"]
-    relative = "the base scored nothing" if gain is None else f"relative gain {100 * gain:+.0f} %"
+    share = report["score"] == "accuracy"
+    relative = f"relative gain {100 * gain:+.0f} %" if gain is not None else _NO_GAIN
+    difference = number(report["difference"], share=share, signed=True)
     numbers = (
-        f"Difference {100 * report['difference']:+.1f} points, 95 % interval "
-        f"{interval(report['difference_ci95'], signed=True)}, {relative}, "
+        f"Difference {difference.replace(' %', ' points')}, 95 % interval "
+        f"{interval(report['difference_ci95'], share=share, signed=True)}, {relative}, "
         f"{report['test']} p = {report['p_value']:.2g} "
         f"({report['gained']} gained, {report['lost']} lost)."
     )
@@ -129,14 +143,14 @@ def verdict(report: Mapping[str, Any]) -> str:
         return f"{numbers} The tuned model is better."
     if high < 0:
         return f"{numbers} The tuned model is WORSE."
-    return f"{numbers} Not significant: these problems do not show a difference."
+    return f"{numbers} Not significant: these prompts do not show a difference."
 
 
 def print_runs(console: Console, rows: Sequence[Mapping[str, str]]) -> None:
     """The list of `tunestone runs`."""
     table = Table()
     for name in ("run", "task", "state", "steps", "base", "tuned", "gain"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)

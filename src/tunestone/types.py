@@ -39,9 +39,10 @@ class Completion:
     tokens: tuple[int, ...]
     """As drawn, the end token included when one was drawn."""
     logprobs: tuple[float, ...]
-    """Log-probability (nats) of each token under the policy and temperature that drew it."""
+    """Log-probability (nats) of each token under the policy at the temperature that drew it (at 1
+    when greedy), over the whole vocabulary, top_k and top_p notwithstanding."""
     entropies: tuple[float, ...]
-    """Entropy (nats) of the distribution each token was drawn from."""
+    """Entropy (nats) of that distribution at each token."""
     text: str
     """Decoded, without special tokens and without a matched stop string."""
     finish_reason: FinishReason

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunestone.config import TrainConfig
 from tunestone.core.model import load_base
 from tunestone.core.prepare import open_sampler
-from tunestone.core.run import load_tuned
+from tunestone.core.run import load_tuned, run_config
 from tunestone.core.sampler import SamplingParams
 from tunestone.data import load_prompts
 from tunestone.runlog import RunFolder
@@ -26,15 +25,18 @@ class Chat:
         self, model: str, *, with_context: bool, temperature: float, max_tokens: int
     ) -> None:
         self._context: list[Mapping[str, Any]] = []
+        stop: tuple[str, ...] = ()
         if (Path(model) / "config.json").is_file() and (Path(model) / "checkpoints").is_dir():
             run = RunFolder.open(Path(model))
             self._base = load_tuned(run)
+            stop = run_config(run).stop
             if with_context:
                 self._context = shared_turns(run)
         else:
             self._base = load_base(model)
-        self._sampler = open_sampler(self._base)
-        self._params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+        limit = self._base.network.config.max_position_embeddings
+        self._sampler = open_sampler(self._base, longest=limit)
+        self._params = SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
         self._turns: list[Mapping[str, Any]] = []
 
     def ask(self, text: str) -> str:
@@ -52,11 +54,12 @@ class Chat:
 
 
 def shared_turns(run: RunFolder) -> list[Mapping[str, Any]]:
-    """Leading turns that every training prompt of the run begins with, its last turn left out."""
-    config = TrainConfig.model_validate(run.config()["config"])
-    prompts = load_prompts(Path(config.data))
+    """Leading turns that every training prompt of the run begins with, up to an answer."""
+    prompts = load_prompts(Path(run_config(run).data))
     shared = list(prompts[0].messages[:-1])
     for prompt in prompts:
         while shared and list(prompt.messages[: len(shared)]) != shared:
             shared.pop()
+    while shared and shared[-1]["role"] == "user":  # our own question comes next
+        shared.pop()
     return shared

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunestone.errors import StorageError
-from tunestone.runlog import storage_errors
+from tunestone.runlog import storage_errors, unwritten
 
 _TENSORS, _STATE, _UNFINISHED = "tensors.safetensors", "state.json", ".writing-"
 
@@ -41,7 +41,7 @@ def save_checkpoint(
     work = folder / f"{_UNFINISHED}{final.name}"
     shutil.rmtree(work, ignore_errors=True)
     try:
-        with storage_errors(final):
+        with weight_writes(final):
             work.mkdir(parents=True)
             save_file({k: v.contiguous() for k, v in tensors.items()}, work / _TENSORS)
             record = {**state, "step": step, "tensors_sha256": _digest(work / _TENSORS)}
@@ -51,13 +51,18 @@ def save_checkpoint(
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
             _flush(folder)
-    except SafetensorError as error:
-        raise StorageError(
-            f"Could not write '{final}': {error}.",
-            remedy="Earlier checkpoints are intact. Make room and continue with --resume.",
-        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def weight_writes(path: Path) -> Iterator[None]:
+    """Turn a failed write of weights or anything beside them into a StorageError."""
+    try:
+        with storage_errors(path):
+            yield
+    except SafetensorError as error:
+        raise unwritten(path, str(error)) from error
 
 
 def load_checkpoint(folder: Path, step: int) -> Checkpoint | None:

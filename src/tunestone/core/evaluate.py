@@ -15,7 +15,7 @@ from tunestone.config import TrainConfig
 from tunestone.core.model import BaseModel
 from tunestone.core.sampler import CompletionSampler, SamplingParams
 from tunestone.errors import RewardError
-from tunestone.types import Grader, Prompt, Sample
+from tunestone.types import Grade, Grader, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,15 @@ class Scores:
 
     texts: list[str]
     rewards: list[float]
-    """A completion whose grader failed counts as 0 here and in `errors`."""
+    """A completion whose grader failed counts as the worst here, and in `errors`."""
     lenient: list[float] | None
     lengths: list[int]
     errors: int
+
+    @property
+    def binary(self) -> bool:
+        """Whether all rewards are 0 or 1, so that their mean is an accuracy."""
+        return set(self.rewards) <= {0.0, 1.0}
 
     @property
     def mean_reward(self) -> float:
@@ -69,27 +74,40 @@ def score(
         for example, completion in zip(examples, completions, strict=True)
     ]
     grades = grader.grade(samples)
-    failures = [grade.error for grade in grades if grade.error is not None]
-    if len(failures) > len(grades) / 2:
-        raise RewardError(
-            f"The reward failed on {len(failures)} of {len(grades)} held-out completions. "
-            f"The first failure:\n{failures[0]}"
-        )
+    refuse_failing(grades)
     lenient = None
     if lenient_grader is not None:
-        lenient = [grade.reward or 0.0 for grade in lenient_grader.grade(samples)]
+        lenient = _rewards(lenient_grader.grade(samples))
     return Scores(
         texts=[completion.text for completion in completions],
-        rewards=[grade.reward or 0.0 for grade in grades],
+        rewards=_rewards(grades),
         lenient=lenient,
         lengths=[len(completion.tokens) for completion in completions],
-        errors=len(failures),
+        errors=sum(grade.error is not None for grade in grades),
     )
 
 
+def refuse_failing(grades: Sequence[Grade]) -> None:
+    """Raise RewardError with the first traceback when more than half of the grades failed."""
+    errors = [grade.error for grade in grades if grade.error is not None]
+    if len(errors) > len(grades) / 2:
+        raise RewardError(
+            f"The reward failed on {len(errors)} of {len(grades)} completions. The first failure:\n"
+            f"{errors[0]}",
+            remedy="Mend the reward; the run can then be continued with --resume.",
+        )
+
+
+def _rewards(grades: Sequence[Grade]) -> list[float]:
+    """Rewards with the lowest one, at most 0, in place of a failed grade: to fail never pays."""
+    given = [grade.reward for grade in grades if grade.reward is not None]
+    worst = min(0.0, *given) if given else 0.0
+    return [worst if grade.reward is None else grade.reward for grade in grades]
+
+
 def compare(examples: Sequence[Example], base: Scores, tuned: Scores) -> dict[str, Any]:
-    """The numbers of report.json. `relative_gain` is None when the base scored nothing."""
-    binary = set(base.rewards) | set(tuned.rewards) <= {0.0, 1.0}
+    """The numbers of report.json. `relative_gain` is None unless the base scored above 0."""
+    binary = base.binary and tuned.binary
     gained = [b < t for b, t in zip(base.rewards, tuned.rewards, strict=True)]
     lost = [b > t for b, t in zip(base.rewards, tuned.rewards, strict=True)]
     difference = tuned.mean_reward - base.mean_reward
@@ -106,7 +124,7 @@ def compare(examples: Sequence[Example], base: Scores, tuned: Scores) -> dict[st
         "tuned": _summary(tuned, binary=binary),
         "difference": difference,
         "difference_ci95": [low, high],
-        "relative_gain": difference / base.mean_reward if base.mean_reward else None,
+        "relative_gain": difference / base.mean_reward if base.mean_reward > 0 else None,
         "test": test,
         "p_value": p_value,
         "gained": sum(gained),

@@ -1,6 +1,6 @@
 """One optimizer step from graded groups: the tree, the loss, the gradient.
 
-Groups are packed into micro-batches of at most `microbatch_tokens` tree nodes, whole groups only;
+Groups are packed into micro-batches of about `microbatch_tokens` tree nodes, whole groups only;
 the loss weights are fixed for the whole step beforehand, so the result does not depend on the
 packing. A group whose advantages are all zero adds nothing to the gradient and is left out (with a
 KL term it does add something and stays).
@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from tunestone.config import TrainConfig
 from tunestone.core.attention import TreeUnsupportedError
-from tunestone.core.logprobs import rows_logprobs, tree_logprobs
+from tunestone.core.logprobs import rows_logprobs, tolerance, tree_logprobs
 from tunestone.core.loss import ALGORITHMS, ScoredTokens, policy_loss
 from tunestone.core.model import Policy
 from tunestone.core.tree import build_tree
+from tunestone.errors import DivergedError
 from tunestone.types import Completion
-
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Largest difference of a log-probability between tree and rows that counts as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +48,6 @@ class Learner:
             betas=(0.9, 0.95),
             weight_decay=0.0,
         )
-
-    @property
-    def temperature(self) -> float:
-        """Sampling temperature; the policy's log-probabilities are taken at it."""
-        return self._config.temperature
 
     def update(self, groups_P: Sequence[Group], *, learning_rate: float) -> dict[str, float]:
         """Train on the groups and return the step's metrics."""
@@ -99,8 +92,7 @@ class Learner:
                 difference = float(gaps_2R.abs().max())
             except (TreeUnsupportedError, TypeError):  # TypeError: its forward takes no `plan`
                 difference = math.inf
-        dtype = next(network.parameters()).dtype
-        self.uses_tree = difference <= _TOLERANCE.get(dtype, 1e-3)
+        self.uses_tree = difference <= tolerance(network)
         return difference
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
@@ -146,7 +138,7 @@ class Learner:
     def _pack(
         self, groups: Sequence[tuple[Group, list[float]]]
     ) -> list[list[tuple[Group, list[float]]]]:
-        """First-fit in order by an upper bound of the nodes each group adds."""
+        """In order, by an upper bound of the nodes each group adds; a group is never split."""
         batches: list[list[tuple[Group, list[float]]]] = []
         used = math.inf
         for group, weights_G in groups:
@@ -202,6 +194,11 @@ class Learner:
     def _step(self, learning_rate: float) -> float:
         parameters = list(self._policy.trainable.values())
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not norm.isfinite():
+            raise DivergedError(
+                f"The gradient of this step is {float(norm)}: the training has diverged.",
+                remedy="Start a new run with a lower learning_rate.",
+            )
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate
         self.optimizer.step()

@@ -95,6 +95,11 @@ def rows_logprobs(
     return torch.cat(scored)
 
 
+def tolerance(network: nn.Module) -> float:
+    """Largest difference of a log-probability between two ways that counts as rounding, in nats."""
+    return 0.25 if next(network.parameters()).dtype == torch.bfloat16 else 1e-3
+
+
 def padded_logits(
     network: nn.Module, rows_BT: Sequence[Sequence[int]], *, pad_token: int
 ) -> Float[Tensor, "B T V"]:

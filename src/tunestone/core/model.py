@@ -3,11 +3,11 @@
 A source is the embedded model's name, a local Hugging Face folder, or a hub id. The policy is the
 base with LoRA adapters (or the whole model). Sampling uses a second view of the same network in
 which the adapters are merged into the weights: no extra modules per token, and everything that LoRA
-does not touch is shared in memory. Weights stay fp32 on CPU and are bf16 on a GPU.
+does not touch is shared in memory. Weights are fp32 on CPU; on a GPU frozen weights are bf16 and
+trained ones fp32.
 """
 
 import copy
-import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunestone.core import embedded
 from tunestone.core.attention import IMPLEMENTATION
-from tunestone.errors import ModelError
+from tunestone.errors import DataError, DownloadError, ModelError
 from tunestone.types import Prompt
 
 
@@ -47,27 +48,51 @@ class BaseModel:
         return device
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt under the chat template, ready for the assistant's turn."""
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in prompt.messages],
-            tools=[dict(tool) for tool in prompt.tools] or None,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        """Token ids of a prompt under the chat template, ready for the assistant's turn.
+
+        Raises DataError with file and line when the template refuses the roles or their order.
+        """
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in prompt.messages],
+                tools=[dict(tool) for tool in prompt.tools] or None,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"{prompt.source or prompt.id}: the model's chat template refuses this prompt: "
+                f"{error}.",
+                remedy="Change its roles or their order, or use another model.",
+            ) from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def load_base(source: str) -> BaseModel:
-    """Load a model for training. Raises ModelError saying what is missing and what to do."""
+def load_base(source: str, *, full_precision: bool = False) -> BaseModel:
+    """Load a model. Raises ModelError saying what is missing and what to do.
+
+    `full_precision` keeps fp32 on a GPU too, as training all weights needs: bf16 cannot hold the
+    small changes of a step.
+    """
     transformers_logging.disable_progress_bar()
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
+    if source.startswith((".", "/")) and not Path(source).is_dir():
+        raise ModelError(f"There is no model folder '{source}'.", remedy="Check the path.")
     location = str(embedded.fetch_embedded()) if source == embedded.NAME else source
     cuda = torch.cuda.is_available()
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
         network = AutoModelForCausalLM.from_pretrained(
-            location, dtype=torch.bfloat16 if cuda else torch.float32, attn_implementation="sdpa"
+            location,
+            dtype=torch.bfloat16 if cuda and not full_precision else torch.float32,
+            attn_implementation="sdpa",
         )
     except (OSError, ValueError, KeyError) as error:
+        if "connect" in str(error).lower() and not Path(location).exists():
+            raise DownloadError(
+                f"The model '{source}' is no folder here, and the model hub cannot be reached.",
+                remedy="Check the name and the network, or give a local folder.",
+            ) from error
         kind = "folder" if Path(location).exists() else "hub id"
         raise ModelError(
             f"The model '{source}' (read as a {kind}) could not be loaded: {error}",
@@ -99,18 +124,15 @@ def _end_tokens(network: Any, tokenizer: Any, source: str) -> frozenset[int]:
 
 
 @contextmanager
-def attention_set_to(network: nn.Module, implementation: str) -> Iterator[None]:
-    """Run `network` with another registered attention function."""
+def tree_attention(network: nn.Module) -> Iterator[None]:
+    """Run `network` with our attention function, which asks a plan."""
     config: Any = network.config
     before = config._attn_implementation
-    config._attn_implementation = implementation
+    config._attn_implementation = IMPLEMENTATION
     try:
         yield
     finally:
         config._attn_implementation = before
-
-
-tree_attention = functools.partial(attention_set_to, implementation=IMPLEMENTATION)
 
 
 class Policy:
@@ -131,11 +153,12 @@ class Policy:
                 self._frozen = copy.deepcopy(base.network).requires_grad_(False).eval()
             self.network: Any = base.network.requires_grad_(True)
             self.sampling_network: Any = base.network
+            self._merged: list[tuple[LoraLayer, Tensor]] = []
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)  # LoRA's A is random; B is zero, so the policy is the base
                 self.network = _with_lora(base, lora_rank)
-            self.sampling_network, self._merged = _merged_view(self.network)
+            self.sampling_network, self._merged = _sampling_view(self.network)
         self.network.eval()  # no dropout: sampling and training must see the same model
         self.refresh()
 
@@ -147,9 +170,8 @@ class Policy:
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the sampling view up to date; call after every change of the weights."""
-        if self.lora_rank:
-            for layer, target in self._merged:
-                torch.add(layer.base_layer.weight, layer.get_delta_weight("default"), out=target)
+        for layer, target in self._merged:
+            torch.add(layer.base_layer.weight, layer.get_delta_weight("default"), out=target)
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
@@ -185,9 +207,19 @@ class Policy:
 
 
 def with_adapter(base: BaseModel, folder: Path) -> BaseModel:
-    """The base with a saved PEFT adapter merged in, as a plain model."""
-    network = PeftModel.from_pretrained(base.network, folder).merge_and_unload()
-    return replace(base, network=network)
+    """The base with a saved PEFT adapter: merged in fp32, beside the weights in bf16."""
+    with _quiet_peft():
+        network = PeftModel.from_pretrained(base.network, folder).eval()
+    exact = next(base.network.parameters()).dtype == torch.float32
+    return replace(base, network=network.merge_and_unload() if exact else network.get_base_model())
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft 0.21 reads a flag that transformers 5.23 has renamed; nobody can act on that here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        yield
 
 
 def _with_lora(base: BaseModel, rank: int) -> PeftModel:
@@ -198,16 +230,19 @@ def _with_lora(base: BaseModel, rank: int) -> PeftModel:
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        # peft 0.21 reads a flag that transformers 5.23 has renamed; nobody can act on that here.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    with _quiet_peft():
         network = get_peft_model(base.network, config)
     network.peft_config["default"].base_model_name_or_path = base.location
     return network
 
 
-def _merged_view(network: PeftModel) -> tuple[nn.Module, list[tuple[LoraLayer, Tensor]]]:
-    """A copy of the plain model that owns only the weights LoRA changes; the rest is shared."""
+def _sampling_view(network: PeftModel) -> tuple[nn.Module, list[tuple[LoraLayer, Tensor]]]:
+    """A copy of the plain model that owns only the weights LoRA changes; the rest is shared.
+
+    In bf16 the adapters stay apart: small changes would be lost in the rounding of merged weights.
+    """
+    if next(network.parameters()).dtype != torch.float32:
+        return network.get_base_model(), []
     layers = {n: m for n, m in network.get_base_model().named_modules() if isinstance(m, LoraLayer)}
     targets = {id(layer.base_layer.weight) for layer in layers.values()}
     shared = {id(p): p for p in network.parameters() if id(p) not in targets}

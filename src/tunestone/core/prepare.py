@@ -1,12 +1,13 @@
 """From a config to a trainer: load data, model and reward, and choose how to compute.
 
-Everything that can be refused is refused here, before the first completion is drawn.
+Everything that can be refused is refused here, before the first step.
 """
 
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from tunestone.config import TrainConfig
 from tunestone.core.attention import TreeUnsupportedError
 from tunestone.core.evaluate import Example, encode_prompts
 from tunestone.core.learner import Group, Learner
+from tunestone.core.logprobs import rows_logprobs, tolerance
 from tunestone.core.model import BaseModel, Policy, load_base
 from tunestone.core.rows_sampler import RowsSampler
 from tunestone.core.sampler import CompletionSampler, Sampler, SamplingParams
 from tunestone.core.train import Trainer
 from tunestone.data import find_overlap, load_prompts
-from tunestone.errors import DataError
+from tunestone.errors import ConfigError, DataError
 from tunestone.runlog import RunFolder
 from tunestone.types import Grader, Prompt
 
@@ -33,14 +35,20 @@ def available_threads() -> int:
 
 
 def prepare(
-    run: RunFolder, config: TrainConfig, grader: Grader, say: Callable[[str], None]
+    run: RunFolder,
+    config: TrainConfig,
+    grader: Grader,
+    say: Callable[[str], None],
+    *,
+    reward_sha256: str = "",
 ) -> Trainer:
     """Build the trainer of a run. Raises DataError or ModelError when something cannot work."""
-    torch.set_num_threads(config.threads or available_threads())
-    training_prompts, validation_prompts = _split(config)
-    base = load_base(config.model)
+    torch.set_num_threads(config.threads)
+    training_prompts, validation_prompts = _split(config, say)
+    base = load_base(config.model, full_precision=config.lora_rank == 0)
     training = _encode(base, training_prompts, config, say, name="training")
     validation = _encode(base, validation_prompts, config, say, name="validation")
+    _refuse_too_long(base, [*training, *validation], config)
     policy = Policy(
         base,
         lora_rank=config.lora_rank,
@@ -48,20 +56,18 @@ def prepare(
         with_reference=config.kl_coefficient > 0,
     )
     learner = Learner(policy, config)
+    sampler, why = _choose_for_training(policy, learner, validation[0], config)
+    if why:
+        say(f"This model cannot share prefixes ({why}); using padded rows, which is slower.")
     steps = config.max_steps or math.ceil(config.epochs * len(training) / config.batch_size)
     return Trainer(
         run=run,
         config=config,
         policy=policy,
         learner=learner,
-        sampler=_choose_sampler(
-            policy,
-            learner,
-            validation[0],
-            say,
-            longest=config.max_prompt_tokens + config.max_completion_tokens,
-        ),
+        sampler=sampler,
         grader=grader,
+        reward_sha256=reward_sha256,
         training=training,
         validation=validation,
         steps=steps,
@@ -74,26 +80,49 @@ def load_heldout(
 ) -> list[Example]:
     """Held-out prompts of a file, encoded. Raises DataError when some were trained on."""
     prompts = load_prompts(path)
-    _refuse_overlap(load_prompts(Path(config.data)), prompts, str(path))
+    _refuse_overlap(load_prompts(Path(config.data)), prompts, str(path), "training")
+    if config.validation and Path(config.validation) != path:
+        _refuse_overlap(load_prompts(Path(config.validation)), prompts, str(path), "validation")
     return _encode(base, prompts, config, say, name=path.name)
 
 
-def open_sampler(base: BaseModel) -> CompletionSampler:
-    """A sampler for inference with a plain model: shared prefixes where the model allows them."""
-    sampler = Sampler(base.network, base)
+def open_sampler(base: BaseModel, *, longest: int) -> CompletionSampler:
+    """A sampler for inference with a plain model, for texts of at most `longest` tokens."""
+    return choose_sampler(base, base.network, base.encode(_HELLO), longest=longest)[0]
+
+
+def choose_sampler(
+    base: BaseModel, network: Any, prompt_T: Sequence[int], *, longest: int
+) -> tuple[CompletionSampler, str]:
+    """The shared-prefix sampler when it agrees with plain rows on one group; else the plain one.
+
+    The second value says why it had to be the plain one, and is empty otherwise.
+    """
+    sampler = Sampler(network, base)
+    plain = RowsSampler(network, base)
     try:
-        sampler.sample([base.encode(_HELLO)], 1, SamplingParams(max_tokens=2, temperature=0.0))
-    except (TreeUnsupportedError, TypeError):  # TypeError: its forward takes no `plan`
-        return RowsSampler(base.network, base)
-    return sampler
+        _refuse_short_window(base, longest)
+        (completions_G,) = sampler.sample([prompt_T], 2, SamplingParams(max_tokens=8))
+    except (TreeUnsupportedError, TypeError) as error:  # TypeError: its forward takes no `plan`
+        return plain, str(error)
+    rows = [[*prompt_T, *completion.tokens] for completion in completions_G]
+    with torch.inference_mode():
+        plain_R = rows_logprobs(
+            network, rows, [len(prompt_T)] * len(rows), 1.0, pad_token=base.pad_token
+        )
+    drawn_R = torch.tensor([x for completion in completions_G for x in completion.logprobs])
+    difference = float((drawn_R - plain_R.cpu()).abs().max())
+    if difference > tolerance(network):
+        return plain, f"its log-probabilities would be {difference:.2g} nats off"
+    return sampler, ""
 
 
-def _split(config: TrainConfig) -> tuple[list[Prompt], list[Prompt]]:
+def _split(config: TrainConfig, say: Callable[[str], None]) -> tuple[list[Prompt], list[Prompt]]:
     """Training and validation prompts, with nothing in both."""
     prompts = load_prompts(Path(config.data))
     if config.validation:
         heldout = load_prompts(Path(config.validation))
-        _refuse_overlap(prompts, heldout, config.validation)
+        _refuse_overlap(prompts, heldout, config.validation, "training")
         return prompts, heldout
     if len(prompts) < 2:
         raise DataError(
@@ -107,14 +136,25 @@ def _split(config: TrainConfig) -> tuple[list[Prompt], list[Prompt]]:
     heldout = [prompt for i, prompt in enumerate(prompts) if i in chosen]
     seen = {id_ for _, id_ in find_overlap(heldout, prompts)}
     training = [p for i, p in enumerate(prompts) if i not in chosen and p.id not in seen]
+    if len(training) + len(heldout) < len(prompts):
+        repeated = len(prompts) - len(training) - len(heldout)
+        say(f"{repeated} training prompts repeat a validation prompt and are left out.")
+    if not training:
+        raise DataError(
+            "its prompts are all equal; nothing is left to validate on.",
+            path=config.data,
+            remedy="Name a validation file.",
+        )
     return training, heldout
 
 
-def _refuse_overlap(training: Sequence[Prompt], heldout: Sequence[Prompt], path: str) -> None:
-    pairs = find_overlap(training, heldout)
+def _refuse_overlap(
+    used: Sequence[Prompt], heldout: Sequence[Prompt], path: str, name: str
+) -> None:
+    pairs = find_overlap(used, heldout)
     if pairs:
         raise DataError(
-            f"{len(pairs)} prompts are also in the training data, '{pairs[0][1]}' (there "
+            f"{len(pairs)} prompts are also in the {name} data, '{pairs[0][1]}' (there "
             f"'{pairs[0][0]}') among them: a gain on them would prove nothing.",
             path=path,
             remedy="Remove them from one of the two files.",
@@ -143,36 +183,37 @@ def _encode(
     return examples
 
 
-def _choose_sampler(
-    policy: Policy,
-    learner: Learner,
-    example: Example,
-    say: Callable[[str], None],
-    *,
-    longest: int,
-) -> CompletionSampler:
-    """The shared-prefix sampler if it and the tree agree with plain rows on one group.
+def _choose_for_training(
+    policy: Policy, learner: Learner, example: Example, config: TrainConfig
+) -> tuple[CompletionSampler, str]:
+    """Sampler and tree, or plain rows for both, and why.
 
     Decided once, before the first step: a change in the middle of a run would change its bits.
     """
-    prompt_T = list(example.tokens)
-    sampler: CompletionSampler = Sampler(policy.sampling_network, policy.base)
-    params = SamplingParams(max_tokens=8, temperature=learner.temperature)
-    try:
-        _refuse_short_window(policy.base, longest)
-        (completions_G,) = sampler.sample([prompt_T], 2, params)
-    except (TreeUnsupportedError, TypeError) as error:  # TypeError: its forward takes no `plan`
-        learner.uses_tree = False
-        say(f"This model cannot share prefixes ({error}); using padded rows, which is slower.")
-        return RowsSampler(policy.sampling_network, policy.base)
-    difference = learner.check_tree(Group(prompt_T, completions_G, [0.0, 0.0]))
+    base, prompt_T = policy.base, list(example.tokens)
+    longest = config.max_prompt_tokens + config.max_completion_tokens
+    sampler, why = choose_sampler(base, policy.sampling_network, prompt_T, longest=longest)
+    learner.uses_tree = not why
     if learner.uses_tree:
-        return sampler
-    say(
-        f"Token tree and padded rows differ by {difference:.2g} nats on this model; using padded "
-        "rows, which is slower."
-    )
-    return RowsSampler(policy.sampling_network, policy.base)
+        params = SamplingParams(max_tokens=8, temperature=config.temperature)
+        (completions_G,) = sampler.sample([prompt_T], 2, params)
+        difference = learner.check_tree(Group(prompt_T, completions_G, [0.0, 0.0]))
+        if not learner.uses_tree:
+            why = f"tree and rows differ by {difference:.2g} nats"
+            sampler = RowsSampler(policy.sampling_network, base)
+    return sampler, why
+
+
+def _refuse_too_long(base: BaseModel, examples: Sequence[Example], config: TrainConfig) -> None:
+    """Raise ConfigError when a text could outgrow the model's positions."""
+    limit = getattr(base.network.config, "max_position_embeddings", None)
+    longest = max(len(example.tokens) for example in examples) + config.max_completion_tokens
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            f"A prompt with its completion may take {longest} tokens; '{config.model}' has "
+            f"positions for {limit}.",
+            remedy="Lower max_prompt_tokens or max_completion_tokens.",
+        )
 
 
 def _refuse_short_window(base: BaseModel, longest: int) -> None:

@@ -58,6 +58,7 @@ class RowsSampler:
             do_sample=not greedy,
             eos_token_id=sorted(self._base.end_tokens),
             pad_token_id=self._base.pad_token,
+            repetition_penalty=1.0,  # or the model's own default would bend the distribution
             stop_strings=list(params.stop) or None,
             tokenizer=self._base.tokenizer,
             **settings,

@@ -1,10 +1,11 @@
 """A whole run: forecast, measure the base, train, measure the result, report.
 
-Everything a resumed run needs is in its folder; `execute` does not care whether it is new.
+What a resumed run needs is in its folder or named there; `execute` does not care whether it is new.
 """
 
 import importlib.metadata
 import platform
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import torch
 
 import tunestone
 from tunestone.config import Origins, TrainConfig
+from tunestone.core.checkpoint import weight_writes
 from tunestone.core.evaluate import Example, Scores, compare, score
 from tunestone.core.forecast import Forecast, forecast
 from tunestone.core.model import BaseModel, load_base, with_adapter
@@ -22,8 +24,8 @@ from tunestone.core.prepare import available_threads, load_heldout, open_sampler
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
 from tunestone.errors import ConfigError, RunError
-from tunestone.rewards.function import FunctionGrader, load_reward_function
-from tunestone.runlog import RunFolder, read_json, read_lines, write_json
+from tunestone.rewards.function import FunctionGrader, load_reward_function, source_sha256
+from tunestone.runlog import RunFolder, read_json, read_lines, replacing, write_json
 from tunestone.types import Grader
 
 _FILES = ("data", "validation", "test")
@@ -58,13 +60,15 @@ def create(
             f"The setting '{missing}' is empty.",
             remedy=f"Give --{missing}, set it in the config file, or name a recipe.",
         )
-    load_reward_function(config.reward)  # refuse a broken reward before anything is written
+    for spec in filter(None, (config.reward, config.lenient_reward)):
+        load_reward_function(spec)  # refuse a broken reward before anything is written
     for name in _FILES:
         if getattr(config, name):
             load_prompts(Path(getattr(config, name)))  # and broken data
-    run = RunFolder.create(path)
-    values = {"threads": config.threads or available_threads(), **_write_splits(run, splits or {})}
-    config = config.model_copy(update=values)
+    run = RunFolder.create(path.resolve())
+    made = {k: v for k, v in _write_splits(run, splits or {}).items() if not getattr(config, k)}
+    values = {**made, "threads": config.threads or available_threads()}
+    config = config.model_copy(update={**_absolute(config), **values})
     files = {
         name: {"path": getattr(config, name), "sha256": fingerprint(Path(getattr(config, name)))}
         for name in _FILES
@@ -80,6 +84,19 @@ def create(
     }
     run.write_config(record)
     return run
+
+
+def _absolute(config: TrainConfig) -> dict[str, str]:
+    """Settings that name files, as absolute paths: a run can be resumed from any folder."""
+    values = {name: getattr(config, name) for name in _FILES if getattr(config, name)}
+    absolute = {name: str(Path(value).resolve()) for name, value in values.items()}
+    if Path(config.model).is_dir():
+        absolute["model"] = str(Path(config.model).resolve())
+    for name in ("reward", "lenient_reward"):
+        file, colon, function = getattr(config, name).rpartition(":")
+        if colon and Path(file).is_file():
+            absolute[name] = f"{Path(file).resolve()}:{function}"
+    return absolute
 
 
 def _write_splits(
@@ -99,17 +116,20 @@ def _write_splits(
 def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
     """Train the run to its end (from its newest checkpoint) and return its report."""
     with run.locked():
-        record = run.config()
-        config = TrainConfig.model_validate(record["config"])
+        record, config = run.config(), run_config(run)
         _refuse_changed_files(record)
         (run.path / "STOP").unlink(missing_ok=True)
         run.drop_broken_lines()
         clock = Stopwatch()
         with clock("prepare"):
-            grader = FunctionGrader(load_reward_function(config.reward))
-            trainer = prepare(run, config, grader, _recorded(run, watch.say))
             lenient = _lenient(config)
+            reward = load_reward_function(config.reward)
+            grader = FunctionGrader(reward)
+            trainer = prepare(
+                run, config, grader, _recorded(run, watch.say), reward_sha256=source_sha256(reward)
+            )
             heldout = _heldout(trainer, watch)
+            (run.path / "report.json").unlink(missing_ok=True)  # it speaks of an earlier end
             watch.planned(trainer, len(heldout), forecast(trainer, len(heldout)))
         with clock("base"):
             base = _base_scores(run, trainer, heldout, lenient)
@@ -138,22 +158,39 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
         return report
 
 
-def load_tuned(run: RunFolder) -> BaseModel:
+def run_config(run: RunFolder) -> TrainConfig:
+    """The settings of a run."""
+    return TrainConfig.model_validate(run.config()["config"])
+
+
+def load_tuned(run: RunFolder, *, full_precision: bool = False) -> BaseModel:
     """The result of a run as a plain model. Raises RunError when there is none yet."""
-    config = TrainConfig.model_validate(run.config()["config"])
+    config = run_config(run)
     if not run.adapter.is_dir():
         raise RunError(f"'{run.path}' has no result yet.", remedy="Continue it with --resume.")
     if config.lora_rank == 0:
-        return load_base(str(run.adapter))
-    return with_adapter(load_base(config.model), run.adapter)
+        return load_base(str(run.adapter), full_precision=full_precision)
+    return with_adapter(load_base(config.model, full_precision=full_precision), run.adapter)
+
+
+def export_result(run: RunFolder, to: Path, *, merged: bool) -> None:
+    """Write the result to a new folder: as it is, or merged into a whole model (fp32)."""
+    if to.exists():
+        raise RunError(f"'{to}' exists already.", remedy="Name a new folder with --to.")
+    tuned = load_tuned(run, full_precision=True)
+    with weight_writes(to), replacing(to) as unfinished:
+        if merged:
+            tuned.network.save_pretrained(unfinished)
+            tuned.tokenizer.save_pretrained(unfinished)
+        else:
+            shutil.copytree(run.adapter, unfinished)
 
 
 def evaluate_run(
     run: RunFolder, *, data: str, reward: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Base against tuned on `data` (default: the run's test file, else its validation file)."""
-    record = run.config()
-    config = TrainConfig.model_validate(record["config"])
+    config = run_config(run)
     torch.set_num_threads(config.threads)
     path = data or config.test or config.validation
     if not path:
@@ -162,12 +199,13 @@ def evaluate_run(
     grader = FunctionGrader(load_reward_function(reward or config.reward))
     lenient = None if reward else _lenient(config)
     heldout = load_heldout(tuned, Path(path), config, say)
+    longest = config.max_prompt_tokens + config.max_completion_tokens
     scores = [
-        score(open_sampler(model), heldout, grader, config, lenient_grader=lenient)
-        for model in (load_base(config.model), tuned)
+        score(open_sampler(m, longest=longest), heldout, grader, config, lenient_grader=lenient)
+        for m in (load_base(config.model), tuned)
     ]
     report = compare(heldout, *scores)
-    return {"task": record["task"], **report, "heldout": path, "model": config.model}
+    return {"task": run.config()["task"], **report, "heldout": path, "model": config.model}
 
 
 def versions() -> dict[str, str]:
@@ -213,12 +251,17 @@ def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:
 def _base_scores(
     run: RunFolder, trainer: Trainer, heldout: list[Example], lenient: Grader | None
 ) -> Scores:
-    """The base's scores; a resumed run reads what was measured before it began to train."""
+    """The base's scores; a resumed run reads what was measured before it began to train.
+
+    If the reward's file has changed since, they are measured again: the policy still is the base.
+    """
     kept = run.path / "base.json"
     if kept.is_file():
-        return Scores(**read_json(kept))
+        record = read_json(kept)
+        if record.pop("reward_sha256") == trainer.reward_sha256:
+            return Scores(**record)
     scores = score(trainer.sampler, heldout, trainer.grader, trainer.config, lenient_grader=lenient)
-    write_json(kept, asdict(scores))
+    write_json(kept, {**asdict(scores), "reward_sha256": trainer.reward_sha256})
     return scores
 
 

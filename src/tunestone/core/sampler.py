@@ -2,9 +2,9 @@
 
 One prefill lays all prompts out as a token tree, so a system text and worked examples common to
 them are computed once, and a prompt once for all its G completions. While decoding, each row owns
-only the keys and values of its own answer; the trunk and the prompts are read in place by every
-row. A row that ends leaves the batch. The log-probabilities the tokens were drawn with are kept, so
-the trainer needs no second forward for them.
+only the keys and values of its own answer; those of the trunk and of its prompt are shared. A row
+that ends leaves the batch. The log-probabilities the tokens were drawn with are kept, so the
+trainer needs no second forward for them.
 
 Randomness is one uniform number per row and position, made from the seed alone: a completion
 depends neither on which rows share its batch nor on when they leave.
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from tunestone.core.attention import TreePlan
 from tunestone.core.model import BaseModel, tree_attention
-from tunestone.core.tree import TokenTree, build_tree
+from tunestone.core.tree import TokenTree, build_tree, common_prefix
 from tunestone.types import Completion, FinishReason
 
-_ROWS_AT_ONCE = 256  # bounds the logits (rows x vocabulary) and the cache
+_ROWS_AT_ONCE = 256  # bounds the logits (rows x vocabulary)
+_PROMPT_TOKENS_AT_ONCE = 32_768  # bounds the cache of what prompts do not share
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class DecodePlan:
         self._prompts: dict[int, tuple[Tensor, Tensor]] = {}
         self._answers: dict[int, tuple[Tensor, Tensor]] = {}
         for layer, (key, value) in prefill.keys_values.items():
-            self._trunk[layer] = (key[0, :, :trunk], value[0, :, :trunk])
+            # A copy, so that keys and values of the whole prefill can be freed.
+            self._trunk[layer] = (key[0, :, :trunk].clone(), value[0, :, :trunk].clone())
             self._prompts[layer] = (
                 key[0][:, nodes_PT].transpose(0, 1).contiguous(),
                 value[0][:, nodes_PT].transpose(0, 1).contiguous(),
@@ -196,7 +198,9 @@ class Sampler:
         uniforms_BT = np.random.default_rng(list(seed)).random(
             (len(prompts_PT) * group_size, params.max_tokens)
         )
-        at_once = max(1, _ROWS_AT_ONCE // group_size)
+        ordered = [tuple(prompt_T) for prompt_T in prompts_PT]
+        own = max(map(len, ordered)) - common_prefix(min(ordered), max(ordered))
+        at_once = max(1, min(_ROWS_AT_ONCE // group_size, _PROMPT_TOKENS_AT_ONCE // max(1, own)))
         groups: list[list[Completion]] = []
         for start in range(0, len(prompts_PT), at_once):
             some = prompts_PT[start : start + at_once]

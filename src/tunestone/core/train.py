@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,18 @@ from tunestone.core.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
+    weight_writes,
 )
-from tunestone.core.evaluate import Example, score
+from tunestone.core.evaluate import Example, refuse_failing, score
 from tunestone.core.learner import Group, Learner
 from tunestone.core.loss import ALGORITHMS
 from tunestone.core.model import Policy
 from tunestone.core.sampler import CompletionSampler, SamplingParams
-from tunestone.errors import RewardError
-from tunestone.runlog import RunFolder, append_lines
+from tunestone.runlog import RunFolder, append_lines, replacing
 from tunestone.types import Completion, Grade, Grader, Sample
 
 _ORDER, _DRAW = 1, 2  # purposes of random numbers, part of every seed
+_ON_REQUEST = "stop requested"
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class Trainer:
     learner: Learner
     sampler: CompletionSampler
     grader: Grader
+    reward_sha256: str
+    """Of the reward's source: scores of another one cannot be compared."""
     training: Sequence[Example]
     validation: Sequence[Example]
     steps: int
@@ -103,13 +106,14 @@ class Trainer:
                 with clock("compare"):  # each completion against its own group
                     self._compare(fresh_P)
                 graded_P += fresh_P
+            refuse_failing([grade for graded in graded_P for grade in graded.grades_G])
             with clock("learn"):  # make the better ones likelier
                 learned = self._learn(state, graded_P)
             if self._is_evaluation(state.step):
                 with clock("validate"):
                     learned["validation_reward"] = self._validate(state)
-            if stop_requested():
-                state.stopped = "stop requested"
+            if stop_requested() and not state.stopped:
+                state.stopped = _ON_REQUEST
             watch(self._log(state, graded_P, learned, clock))
             if self._is_evaluation(state.step) or state.stopped:
                 self._save(state)
@@ -148,13 +152,6 @@ class Trainer:
             for completion in graded.completions_G
         ]
         grades = self.grader.grade(samples)
-        errors = [grade.error for grade in grades if grade.error is not None]
-        if len(errors) > len(grades) / 2:
-            raise RewardError(
-                f"The reward failed on {len(errors)} of {len(grades)} completions of this step. "
-                f"The first failure:\n{errors[0]}",
-                remedy="Mend the reward; the run can then be continued with --resume.",
-            )
         for p, graded in enumerate(graded_P):
             graded.grades_G = grades[p * size : (p + 1) * size]
 
@@ -213,7 +210,11 @@ class Trainer:
     def _save(self, state: LoopState) -> None:
         tensors = {f"weights.{name}": value for name, value in self.policy.weights().items()}
         tensors |= self.learner.optimizer_tensors()
-        record = {"loop": asdict(state), "log_lengths": self.run.lengths()}
+        record = {
+            "loop": asdict(state),
+            "log_lengths": self.run.lengths(),
+            "reward_sha256": self.reward_sha256,
+        }
         save_checkpoint(self.run.checkpoints, state.step, tensors, record)
         keep_only(self.run.checkpoints, {state.step, state.best_step})
 
@@ -229,7 +230,13 @@ class Trainer:
         self.learner.load_optimizer_tensors(found.tensors)
         self.run.cut_back(found.state["log_lengths"])
         self.run.event("resumed", f"Continuing after step {found.step}.", step=found.step)
-        return LoopState(**{**found.state["loop"], "stopped": ""})
+        state = LoopState(**found.state["loop"])
+        if state.stopped == _ON_REQUEST:  # to resume takes that request back; early stopping stands
+            state.stopped = ""
+        if found.state["reward_sha256"] != self.reward_sha256:
+            self.run.event("reward_changed", "The reward was edited; the best is sought anew.")
+            state.best_reward, state.best_step, state.stale = -math.inf, state.step, 0
+        return state
 
     def _validate_base(self, state: LoopState) -> None:
         """The base's validation reward: what every checkpoint has to beat to be chosen."""
@@ -240,11 +247,20 @@ class Trainer:
 
     def _finish(self, state: LoopState) -> LoopState:
         """Put the best weights into the policy and write the result."""
+        if state.stopped == _ON_REQUEST and not self._is_evaluation(state.step):
+            # Only for this result: the saved state is untouched, so a resumed run keeps its bits.
+            state = replace(state)
+            self._validate(state)
         if state.best_step != state.step:
             best = load_checkpoint(self.run.checkpoints, state.best_step)
             if best is not None:
                 self._load_weights(best.tensors)
-        self.policy.save(self.run.adapter)
+            else:
+                lost = f"The checkpoint of step {state.best_step}, the best, is damaged."
+                self.run.event("checkpoint_damaged", lost, step=state.best_step)
+                state.best_step = state.step
+        with weight_writes(self.run.adapter), replacing(self.run.adapter) as unfinished:
+            self.policy.save(unfinished)
         why = f" ({state.stopped})" if state.stopped else ""
         message = f"Ended after step {state.step}{why}; the result is step {state.best_step}."
         self.run.event("trained", message, step=state.step, best_step=state.best_step)

@@ -103,7 +103,7 @@ def build_tree(rows_BT: Sequence[Sequence[int]], prompt_lengths_B: Sequence[int]
     previous: Sequence[int] = ()
     for b in sorted(range(len(rows_BT)), key=lambda b: tuple(rows_BT[b])):
         row = rows_BT[b]
-        shared = _common_prefix(previous, row)
+        shared = common_prefix(previous, row)
         for node in path[shared:]:
             ends[node] = len(tokens)
         path = path[:shared]
@@ -139,7 +139,8 @@ def tree_mask(ends: Int[Tensor, " N"], start: int, stop: int) -> Bool[Tensor, "M
     return (nodes[None, :] <= nodes[:, None]) & (nodes[:, None] < ends[None, start:stop])
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many first tokens two rows share; of sorted rows, first and last tell it for all."""
     limit = min(len(left), len(right))
     for i in range(limit):
         if left[i] != right[i]:

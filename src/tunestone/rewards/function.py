@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from tunestone.data import fingerprint
 from tunestone.errors import RewardError
 from tunestone.types import Grade, Sample
 
@@ -68,11 +69,18 @@ class FunctionGrader:
                 value = self._function(**arguments)
             else:
                 value = self._function(*arguments.values())
-        # The function is the user's and may raise anything. Not BaseException: an interrupt or an
-        # exit is meant for the trainer.
-        except Exception as error:  # noqa: BLE001
+        # The function is the user's and may raise anything, or exit. Not BaseException: Ctrl-C is
+        # meant for the trainer.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             return _failed(_describe_failure(error), time.perf_counter() - start)
         return _read_value(value, seconds=time.perf_counter() - start)
+
+
+def source_sha256(function: RewardFunction) -> str:
+    """SHA-256 of the file that defines the function; empty when it has none."""
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    file = names.get("__file__")
+    return fingerprint(Path(file)) if file and Path(file).is_file() else ""
 
 
 def load_reward_function(spec: str) -> RewardFunction:
@@ -313,7 +321,7 @@ def _describe_type(value: object) -> str:
     return f"a value of type {home}{kind.__qualname__}"
 
 
-def _describe_failure(error: Exception) -> str:
+def _describe_failure(error: BaseException) -> str:
     """The traceback from the user's function on, without our own frame above it."""
     trace = error.__traceback__
     own = trace.tb_next if trace is not None else None
