@@ -139,7 +139,7 @@ def test_a_mended_reward_is_never_compared_with_the_old_one(
     run = toy_run(tmp_path, tiny_folder, max_steps=2, reward="constant")
     reward = tmp_path / "reward.py"
     text = reward.read_text()
-    assert text.count("return 1.0") == 2
+    assert "return 1.0" in text
     reward.write_text(text.replace("    return 1.0", "    return 0.0"))
     assert run_to_end(run)["base"]["accuracy"] == 0.0
     reward.write_text(text)

@@ -15,7 +15,6 @@ from tunestone.stats import (
     mcnemar_exact,
     paired_difference_interval,
     paired_permutation_p,
-    pass_at_k,
     wilson_interval,
 )
 
@@ -279,31 +278,3 @@ def test_pairs_must_be_pairs(compare):
 def test_the_confidence_is_checked_for_both_kinds_of_scores(tuned):
     with pytest.raises(ValueError, match="strictly between 0 and 1, got 1"):
         paired_difference_interval([0, 1], tuned, confidence=1)
-
-
-# --- pass@k -----------------------------------------------------------------------------------
-
-
-def test_pass_at_k_by_hand():
-    # 4 drawn, 1 right, 2 taken: 1 - C(3,2)/C(4,2) = 1 - 3/6
-    assert pass_at_k(4, 1, k=2) == 0.5
-    assert pass_at_k(4, 1, k=1) == 0.25
-    assert pass_at_k(5, 0, k=5) == 0.0
-    assert pass_at_k(5, 5, k=1) == 1.0
-    assert pass_at_k(5, 3, k=3) == 1.0  # only two wrong ones: three always hold a right one
-
-
-@given(st.integers(1, 7), st.data())
-def test_pass_at_k_equals_the_enumeration_of_subsets(n, data):
-    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
-    subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
-    assert pass_at_k(n, c, k=k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
-
-
-def test_pass_at_k_refuses_what_makes_no_sense():
-    with pytest.raises(ValueError, match=r"k must lie in 1\.\.n, got k=5, n=4"):
-        pass_at_k(4, 1, k=5)
-    with pytest.raises(ValueError, match=r"k must lie in 1\.\.n, got k=1, n=0"):
-        pass_at_k(0, 0, k=1)
-    with pytest.raises(ValueError, match=r"c must lie in 0\.\.n, got c=5, n=4"):
-        pass_at_k(4, 5, k=1)

@@ -94,6 +94,17 @@ def test_a_broken_reward_stops_the_run_with_its_traceback(
         run_to_end(run)
 
 
+def test_a_reward_that_breaks_later_leaves_its_evidence(tmp_path: Path, tiny_folder: Path) -> None:
+    """Held-out grading passes, the first step's 32 completions all fail."""
+    run = toy_run(tmp_path, tiny_folder, reward="late_first", test="")
+    with pytest.raises(RewardError, match="failed on 32 of 32 completions"):
+        run_to_end(run)
+    samples = read_lines(run.samples)
+    assert len(samples) == 32
+    assert all("ValueError: late" in sample["error"] for sample in samples)
+    assert read_lines(run.metrics) == []
+
+
 def test_a_constant_reward_moves_nothing(tmp_path: Path, tiny_folder: Path) -> None:
     run = toy_run(tmp_path, tiny_folder, reward="constant", max_steps=3, lora_rank=4)
     report = run_to_end(run)

@@ -34,6 +34,13 @@ def late(prompt, completion, row):
     if 72 < calls <= 104:
         raise ValueError("late")
     return 1.0
+
+def late_first(prompt, completion, row):
+    global calls
+    calls += 1
+    if calls > 8:
+        raise ValueError("late")
+    return 1.0
 '''
 
 SETTINGS = {

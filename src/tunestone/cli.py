@@ -19,7 +19,15 @@ from rich.text import Text
 import tunestone
 from tunestone import terminal
 from tunestone.config import Origins, TrainConfig, read_toml, resolve
-from tunestone.errors import RequestError, RunError, TunestoneError, WorldError
+from tunestone.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RequestError,
+    RunError,
+    TunestoneError,
+    WorldError,
+)
 from tunestone.recipes import load_recipe
 from tunestone.runlog import RunFolder, read_lines, write_json
 
@@ -119,7 +127,7 @@ def evaluate(
     path = run.path / f"eval-{Path(report['heldout']).stem}.json"
     write_json(path, report)
     terminal.print_report(console, report)
-    console.print(f"\nWritten to {path}")
+    console.print(Text(f"\nWritten to {_near(path)}"))
 
 
 @app.command()
@@ -166,7 +174,7 @@ def export(
     from tunestone.core.run import export_result
 
     export_result(RunFolder.open(run_path), to, merged=merged)
-    console.print(f"Written to {to}")
+    console.print(Text(f"Written to {to}"))
 
 
 @app.command(name="config")
@@ -233,10 +241,10 @@ def _resolve(
 
 
 def _execute_new(run: RunFolder) -> None:
-    """Like `_execute`; a run that was refused before its first checkpoint leaves no folder."""
+    """Like `_execute`; a run whose data, model or settings are refused leaves no folder."""
     try:
         _execute(run)
-    except RequestError:
+    except (ConfigError, DataError, ModelError):
         if not any(run.checkpoints.iterdir()):
             shutil.rmtree(run.path)
         raise
@@ -246,7 +254,7 @@ def _execute(run: RunFolder) -> None:
     """Run in the foreground, showing what happens."""
     from tunestone.core.run import Watch, execute
 
-    console.print(f"Run folder: {run.path}")
+    console.print(Text(f"Run folder: {_near(run.path)}"))
     with _interrupts() as interrupted:
         watch = Watch(
             say=_say,
@@ -261,13 +269,18 @@ def _execute(run: RunFolder) -> None:
         try:
             report = execute(run, watch)
         except KeyboardInterrupt:
-            print(f"Stopped. `tunestone train --resume {run.path}` continues it.", file=sys.stderr)
+            hint = f"`tunestone train --resume {_near(run.path)}` continues it."
+            print(f"Stopped. {hint}", file=sys.stderr)
             raise typer.Exit(130) from None
     console.print()
     terminal.print_report(console, report)
-    console.print(f"\nAdapter: {run.adapter}\nReport:  {run.path / 'report.json'}")
     spent = sum(report["seconds"][phase] for phase in ("prepare", "base", "train", "tuned"))
-    console.print(f"Time:    {terminal.duration(spent)}")
+    lines = (
+        f"Adapter: {_near(run.adapter)}",
+        f"Report:  {_near(run.path / 'report.json')}",
+        f"Time:    {terminal.duration(spent)} minutes",
+    )
+    console.print(Text("\n" + "\n".join(lines)))
 
 
 def _print_plan(run: RunFolder, trainer: Any, heldout: int, cost: Any) -> None:
@@ -320,6 +333,11 @@ def _describe(run: RunFolder) -> dict[str, str]:
         "tuned": terminal.number(report["tuned"]["accuracy"], share=report["score"] == "accuracy"),
         "gain": "–" if gain is None else f"{100 * gain:+.0f} %",
     }
+
+
+def _near(path: Path) -> Path:
+    """The path as seen from here, when it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _read_line() -> str:

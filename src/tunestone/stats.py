@@ -126,20 +126,6 @@ def paired_permutation_p(base: Sequence[float], tuned: Sequence[float]) -> float
     return (1 + hits) / (1 + RESAMPLES)
 
 
-def pass_at_k(n: int, c: int, *, k: int) -> float:
-    """Chance that at least one of k completions is right, from n drawn with c right; unbiased.
-
-    1 - C(n - c, k) / C(n, k). Source: M. Chen et al. (2021), "Evaluating Large Language Models
-    Trained on Code", arXiv:2107.03374, equation 1.
-    Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
-    """
-    if not 0 <= c <= n:
-        raise ValueError(f"c must lie in 0..n, got c={c}, n={n}")
-    if not 1 <= k <= n:
-        raise ValueError(f"k must lie in 1..n, got k={k}, n={n}")
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
-
-
 def _newcombe_interval(
     base_P: NDArray[np.bool_], tuned_P: NDArray[np.bool_], *, confidence: float
 ) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from tunestone.core.learner import Group, Learner
 from tunestone.core.loss import ALGORITHMS
 from tunestone.core.model import Policy
 from tunestone.core.sampler import CompletionSampler, SamplingParams
+from tunestone.errors import RewardError
 from tunestone.runlog import RunFolder, append_lines, replacing
 from tunestone.types import Completion, Grade, Grader, Sample
 
@@ -106,7 +107,7 @@ class Trainer:
                 with clock("compare"):  # each completion against its own group
                     self._compare(fresh_P)
                 graded_P += fresh_P
-            refuse_failing([grade for graded in graded_P for grade in graded.grades_G])
+            self._refuse_failing(state, graded_P)
             with clock("learn"):  # make the better ones likelier
                 learned = self._learn(state, graded_P)
             if self._is_evaluation(state.step):
@@ -154,6 +155,14 @@ class Trainer:
         grades = self.grader.grade(samples)
         for p, graded in enumerate(graded_P):
             graded.grades_G = grades[p * size : (p + 1) * size]
+
+    def _refuse_failing(self, state: LoopState, graded_P: Sequence[Graded]) -> None:
+        """Stop the run when most grades of the step failed, with the evidence in samples.jsonl."""
+        try:
+            refuse_failing([grade for graded in graded_P for grade in graded.grades_G])
+        except RewardError:
+            append_lines(self.run.samples, list(sample_records(state.step, graded_P)))
+            raise
 
     def _compare(self, graded_P: Sequence[Graded]) -> None:
         rewards_PG = torch.tensor(
