@@ -95,14 +95,14 @@ def test_own_test_data_with_a_recipe_and_resume_from_elsewhere(
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path, tiny_folder: Path) -> None:
     """The same command works once its fault is mended."""
-    question = {"role": "user", "content": "What is 1 + 1?"}
-    data = tmp_path / "leak.jsonl"
-    data.write_text(json.dumps({"messages": [question], "reference_answer": "2"}) + "\n")
     out = tmp_path / "out"
-    command = ["train", "word_problems", "--data", data, "--out", out]
     with pytest.raises(TunestoneError, match="There is no model folder"):
-        invoke(*command, "--validation", data, "--model", tmp_path / "typo")
+        invoke("train", "word_problems", "--out", out, "--model", tmp_path / "typo")
     assert not out.exists()
+    small = ("max_steps=1", "group_size=2", "batch_size=2", "max_completion_tokens=3")
+    settings = [part for text in small for part in ("--set", text)]
+    mended = invoke("train", "word_problems", "--out", out, "--model", tiny_folder, *settings)
+    assert mended.exit_code == 0
 
 
 def test_out_may_not_name_a_file(tmp_path: Path, tiny_folder: Path) -> None:
