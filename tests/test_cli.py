@@ -121,7 +121,7 @@ def test_eval_compares_the_models_again(finished: RunFolder) -> None:
 
 def test_runs_lists_what_was_reached(finished: RunFolder, tmp_path: Path) -> None:
     result = invoke("runs", finished.path.parent)
-    assert "toy" in result.output
+    assert "│ run │ done" in result.output
     assert "4/4" in result.output
     assert "done" in result.output
     empty = invoke("runs", tmp_path / "nothing")

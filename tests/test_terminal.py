@@ -89,6 +89,17 @@ def test_a_base_that_scored_nothing_has_no_relative_gain() -> None:
     assert "no relative gain (the base scored 0 or less)" in text
 
 
+def test_a_runs_name_is_whole_in_a_narrow_terminal() -> None:
+    stream = io.StringIO()
+    name = "word_problems-20261123-022321"
+    values = (name, "unfinished: --resume continues it", "0", "18.4 %", "–", "–")
+    keys = ("run", "state", "steps", "base", "tuned", "gain")
+    row = dict(zip(keys, values, strict=True))
+    terminal.print_runs(Console(file=stream, width=80), [row])
+    assert name in stream.getvalue()
+    assert "18.4 %" in stream.getvalue()
+
+
 def test_times() -> None:
     assert terminal.duration(245) == "4:05"
     assert terminal.duration(59.6) == "1:00"

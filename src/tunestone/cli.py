@@ -319,7 +319,7 @@ def _describe(run: RunFolder) -> dict[str, str]:
     report = run.report()
     metrics = read_lines(run.metrics)
     steps = f"{metrics[-1]['step']}/{metrics[-1]['steps']}" if metrics else "0"
-    row = {"run": run.path.name, "task": run.config()["task"]}
+    row = {"run": run.path.name}
     training = run.is_locked()
     if report is None or training:
         state = "training" if training else "unfinished: --resume continues it"

@@ -149,8 +149,8 @@ def verdict(report: Mapping[str, Any]) -> str:
 def print_runs(console: Console, rows: Sequence[Mapping[str, str]]) -> None:
     """The list of `tunestone runs`."""
     table = Table()
-    for name in ("run", "task", "state", "steps", "base", "tuned", "gain"):
-        table.add_column(name, overflow="fold")
+    for name in ("run", "state", "steps", "base", "tuned", "gain"):
+        table.add_column(name, no_wrap=name != "state")  # a name is there to be copied
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
