@@ -136,16 +136,27 @@ class RunFolder:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` when all went well."""
+    """A folder to write into that takes the place of `folder` when all went well, on disk too."""
     unfinished = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     with storage_errors(folder):
         try:
             yield unfinished
+            for path in (*unfinished.iterdir(), unfinished):
+                _flush(path)  # the rename must not reach the disk before the bytes do
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
+            _flush(folder.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ another name, flushed to disk, and renamed; loading checks the hash and takes th
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunestone.runlog import storage_errors, unwritten
+from tunestone.runlog import replacing, unwritten
 
-_TENSORS, _STATE, _UNFINISHED = "tensors.safetensors", "state.json", ".writing-"
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +36,21 @@ def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
     """Write checkpoint `step`. Raises StorageError, leaving earlier checkpoints as they were."""
-    final = checkpoint_path(folder, step)
-    work = folder / f"{_UNFINISHED}{final.name}"
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        with weight_writes(final):
-            work.mkdir(parents=True)
-            save_file({k: v.contiguous() for k, v in tensors.items()}, work / _TENSORS)
-            record = {**state, "step": step, "tensors_sha256": _digest(work / _TENSORS)}
-            (work / _STATE).write_text(json.dumps(record, indent=2), encoding="utf-8")
-            for path in (work / _TENSORS, work / _STATE, work):
-                _flush(path)
-            shutil.rmtree(final, ignore_errors=True)
-            work.rename(final)
-            _flush(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with writing_weights(checkpoint_path(folder, step)) as work:
+        work.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, work / _TENSORS)
+        record = {**state, "step": step, "tensors_sha256": _digest(work / _TENSORS)}
+        (work / _STATE).write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 @contextmanager
-def weight_writes(path: Path) -> Iterator[None]:
-    """Turn a failed write of weights or anything beside them into a StorageError."""
+def writing_weights(folder: Path) -> Iterator[Path]:
+    """`replacing(folder)` for weights: safetensors has an error of its own for a failed write."""
     try:
-        with storage_errors(path):
-            yield
+        with replacing(folder) as unfinished:
+            yield unfinished
     except SafetensorError as error:
-        raise unwritten(path, str(error)) from error
+        raise unwritten(folder, str(error)) from error
 
 
 def load_checkpoint(folder: Path, step: int) -> Checkpoint | None:
@@ -106,11 +94,3 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ import torch
 
 from tunestone.core.logprobs import padded_logits
 from tunestone.core.model import BaseModel
-from tunestone.core.sampler import SamplingParams, cut_at_stop
+from tunestone.core.sampler import SamplingParams, cut_at_stop, distribution
 from tunestone.types import Completion
 
 
@@ -65,11 +65,10 @@ class RowsSampler:
         )
         drawn = [self._until_end(row[len(prompt_T) :], params) for row in output_BT.tolist()]
         rows = [[*prompt_T, *tokens] for tokens, _ in drawn]
-        logits = padded_logits(self._network, rows, pad_token=self._base.pad_token)
-        logprobs_BTV = (logits if greedy else logits / params.temperature).log_softmax(dim=-1)
+        logits_BTV = padded_logits(self._network, rows, pad_token=self._base.pad_token)
         start = len(prompt_T) - 1
         return [
-            self._completion(tokens, ended, logprobs_BTV[b, start : start + len(tokens)], params)
+            self._completion(tokens, ended, logits_BTV[b, start : start + len(tokens)], params)
             for b, (tokens, ended) in enumerate(drawn)
         ]
 
@@ -85,10 +84,10 @@ class RowsSampler:
         return row_T, False
 
     def _completion(
-        self, tokens: list[int], ended: bool, logprobs_TV: torch.Tensor, params: SamplingParams
+        self, tokens: list[int], ended: bool, logits_TV: torch.Tensor, params: SamplingParams
     ) -> Completion:
+        logprobs_TV, _, entropies_T = distribution(logits_TV, params.temperature)
         picked_T = logprobs_TV.gather(-1, torch.tensor(tokens, device=logprobs_TV.device)[:, None])
-        entropies_T = -(logprobs_TV.exp() * logprobs_TV.clamp_min(-1e4)).sum(dim=-1)
         text = self._base.tokenizer.decode(tokens, skip_special_tokens=True)
         return Completion(
             tokens=tuple(tokens),

@@ -16,7 +16,7 @@ import torch
 
 import tunestone
 from tunestone.config import Origins, TrainConfig
-from tunestone.core.checkpoint import weight_writes
+from tunestone.core.checkpoint import writing_weights
 from tunestone.core.evaluate import Example, Scores, compare, score
 from tunestone.core.forecast import Forecast, forecast
 from tunestone.core.model import BaseModel, load_base, with_adapter
@@ -25,7 +25,7 @@ from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
 from tunestone.errors import ConfigError, RunError
 from tunestone.rewards.function import FunctionGrader, load_reward_function, source_sha256
-from tunestone.runlog import RunFolder, read_json, read_lines, replacing, write_json
+from tunestone.runlog import RunFolder, read_json, read_lines, write_json
 from tunestone.types import Grader
 
 _FILES = ("data", "validation", "test")
@@ -166,8 +166,7 @@ def run_config(run: RunFolder) -> TrainConfig:
 def load_tuned(run: RunFolder, *, full_precision: bool = False) -> BaseModel:
     """The result of a run as a plain model. Raises RunError when there is none yet."""
     config = run_config(run)
-    if not run.adapter.is_dir():
-        raise RunError(f"'{run.path}' has no result yet.", remedy="Continue it with --resume.")
+    _refuse_unfinished(run)
     if config.lora_rank == 0:
         return load_base(str(run.adapter), full_precision=full_precision)
     return with_adapter(load_base(config.model, full_precision=full_precision), run.adapter)
@@ -177,13 +176,19 @@ def export_result(run: RunFolder, to: Path, *, merged: bool) -> None:
     """Write the result to a new folder: as it is, or merged into a whole model (fp32)."""
     if to.exists():
         raise RunError(f"'{to}' exists already.", remedy="Name a new folder with --to.")
-    tuned = load_tuned(run, full_precision=True)
-    with weight_writes(to), replacing(to) as unfinished:
-        if merged:
+    _refuse_unfinished(run)
+    tuned = load_tuned(run, full_precision=True) if merged else None
+    with writing_weights(to) as unfinished:
+        if tuned is None:
+            shutil.copytree(run.adapter, unfinished)
+        else:
             tuned.network.save_pretrained(unfinished)
             tuned.tokenizer.save_pretrained(unfinished)
-        else:
-            shutil.copytree(run.adapter, unfinished)
+
+
+def _refuse_unfinished(run: RunFolder) -> None:
+    if not run.adapter.is_dir():
+        raise RunError(f"'{run.path}' has no result yet.", remedy="Continue it with --resume.")
 
 
 def evaluate_run(

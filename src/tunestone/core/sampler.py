@@ -74,8 +74,8 @@ class DecodePlan:
     def __init__(self, prefill: TreePlan, tree: TokenTree, group_size: int) -> None:
         self.longest = prefill.longest
         device = prefill.keys_values[0][0].device
-        trunk = min(tree.trunk_length(), min(tree.positions_N[leaf] for leaf in tree.leaves_B) + 1)
-        paths_PT = [_path(tree, leaf)[trunk:] for leaf in tree.leaves_B]
+        trunk = min(tree.trunk_length(), *map(len, tree.paths_BT))
+        paths_PT = [path_T[trunk:] for path_T in tree.paths_BT]
         widest = max(map(len, paths_PT))
         nodes = [path + [0] * (widest - len(path)) for path in paths_PT]
         nodes_PT = torch.tensor(nodes, dtype=torch.long, device=device).reshape(len(nodes), widest)
@@ -325,11 +325,8 @@ def draw_tokens(
     Drawn by inverting the cumulative distribution at one uniform number per row. Log-probability
     and entropy are those of the whole distribution at the temperature, before top_k and top_p.
     """
-    greedy = params.temperature == 0.0
-    logprobs_BV = (logits_BV if greedy else logits_BV / params.temperature).log_softmax(dim=-1)
-    probabilities_BV = logprobs_BV.exp()
-    entropies_B = -(probabilities_BV * logprobs_BV.clamp_min(-1e4)).sum(dim=-1)
-    if greedy:
+    logprobs_BV, probabilities_BV, entropies_B = distribution(logits_BV, params.temperature)
+    if params.temperature == 0.0:
         tokens_B = logits_BV.argmax(dim=-1)
     else:
         allowed_BV = truncate(probabilities_BV, params.top_k, params.top_p)
@@ -340,6 +337,17 @@ def draw_tokens(
         last_B = logits_BV.shape[-1] - 1 - allowed_BV.flip(-1).ne(0).int().argmax(dim=-1)
         tokens_B = torch.minimum(tokens_B, last_B)
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0], entropies_B
+
+
+def distribution(logits_BV: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities and probabilities [B, V], and entropies [B] in nats.
+
+    At `temperature`, or at 1 when that is 0 (greedy).
+    """
+    logprobs_BV = (logits_BV / temperature if temperature else logits_BV).log_softmax(dim=-1)
+    probabilities_BV = logprobs_BV.exp()
+    entropies_B = -(probabilities_BV * logprobs_BV.clamp_min(-1e4)).sum(dim=-1)
+    return logprobs_BV, probabilities_BV, entropies_B
 
 
 def truncate(probabilities_BV: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -354,8 +362,3 @@ def truncate(probabilities_BV: Tensor, top_k: int, top_p: float) -> Tensor:
         total_B = ranked_BV.sum(dim=-1, keepdim=True)
         ranked_BV = ranked_BV.masked_fill(before_BV >= top_p * total_B, 0.0)
     return torch.zeros_like(ranked_BV).scatter(-1, order_BV, ranked_BV)
-
-
-def _path(tree: TokenTree, leaf: int) -> list[int]:
-    """Nodes from the root to `leaf`."""
-    return [node for node in range(leaf + 1) if tree.ends_N[node] > leaf]

@@ -22,7 +22,7 @@ from tunestone.core.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
-    weight_writes,
+    writing_weights,
 )
 from tunestone.core.evaluate import Example, refuse_failing, score
 from tunestone.core.learner import Group, Learner
@@ -30,7 +30,7 @@ from tunestone.core.loss import ALGORITHMS
 from tunestone.core.model import Policy
 from tunestone.core.sampler import CompletionSampler, SamplingParams
 from tunestone.errors import RewardError
-from tunestone.runlog import RunFolder, append_lines, replacing
+from tunestone.runlog import RunFolder, append_lines
 from tunestone.types import Completion, Grade, Grader, Sample
 
 _ORDER, _DRAW = 1, 2  # purposes of random numbers, part of every seed
@@ -137,13 +137,13 @@ class Trainer:
         """Indices from the endless stream of shuffled epochs; the last batch is filled from the
         next epoch rather than cut short."""
         total = len(self.training)
-        indices = []
-        for position in range(state.drawn, state.drawn + count):
-            epoch, place = divmod(position, total)
-            order = np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(total)
-            indices.append(int(order[place]))
+        positions = range(state.drawn, state.drawn + count)
+        orders = {
+            epoch: np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(total)
+            for epoch in {position // total for position in positions}
+        }
         state.drawn += count
-        return indices
+        return [int(orders[position // total][position % total]) for position in positions]
 
     def _grade(self, graded_P: Sequence[Graded]) -> None:
         size = self.config.group_size
@@ -268,7 +268,7 @@ class Trainer:
                 lost = f"The checkpoint of step {state.best_step}, the best, is damaged."
                 self.run.event("checkpoint_damaged", lost, step=state.best_step)
                 state.best_step = state.step
-        with weight_writes(self.run.adapter), replacing(self.run.adapter) as unfinished:
+        with writing_weights(self.run.adapter) as unfinished:
             self.policy.save(unfinished)
         why = f" ({state.stopped})" if state.stopped else ""
         message = f"Ended after step {state.step}{why}; the result is step {state.best_step}."

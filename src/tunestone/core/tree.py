@@ -36,13 +36,18 @@ class TokenTree:
     """For each scored token, which of the K head nodes predicts it."""
     targets_R: list[int]
     """For each scored token, its token id."""
-    leaves_B: list[int]
-    """The node of the last token of each row."""
+    paths_BT: list[list[int]]
+    """The nodes of each row's tokens, from the root on."""
 
     @property
     def size(self) -> int:
         """How many nodes there are."""
         return len(self.tokens_N)
+
+    @property
+    def leaves_B(self) -> list[int]:
+        """The node of the last token of each row."""
+        return [path_T[-1] for path_T in self.paths_BT]
 
     def blocks(self, limit: int = 256) -> list["Block"]:
         """Cut the tree into ranges of nodes that attend to their ancestors and to themselves.
@@ -126,7 +131,7 @@ def build_tree(rows_BT: Sequence[Sequence[int]], prompt_lengths_B: Sequence[int]
         head_nodes_K=head_nodes,
         head_R=[index[node] for node in heads_R],
         targets_R=targets_R,
-        leaves_B=[path_T[-1] for path_T in paths_BT],
+        paths_BT=paths_BT,
     )
 
 
