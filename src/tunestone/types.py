@@ -55,6 +55,24 @@ class Sample:
 
     prompt: Prompt
     text: str
+    truncated: bool = False
+    """Whether the completion was cut off at its longest length."""
+
+
+GradeFlag = Literal[
+    "formula_parse_error",
+    "invalid_variable_error",
+    "model_grader_parse_error",
+    "model_grader_refusal_error",
+    "model_grader_server_error",
+    "other_error",
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+    "sample_parse_error",
+    "truncated_observation_error",
+    "unresponsive_reward_error",
+]
+"""What kind of thing went wrong, in the words of OpenAI's grader runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +83,15 @@ class Grade:
     error: str | None = None
     """Traceback or reason; the completion then takes no part in its group."""
     seconds: float = 0.0
+    """Wall time this grade took, all attempts together."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Named sub-scores, logged but not trained on."""
+    attempts: int = 1
+    """How often the grader was asked; more than 1 when the wire or a worker failed in between."""
+    flags: tuple[GradeFlag, ...] = ()
+    """The kinds of failure behind `error`; a grade with a reward may carry a warning flag."""
+    tokens: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Tokens a judge used: model name -> `prompt`, `completion`, `cached`."""
 
 
 class Grader(Protocol):

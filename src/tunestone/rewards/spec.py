@@ -1,0 +1,68 @@
+"""What every kind of reward has in common: a frozen spec that opens as a grader.
+
+A spec is plain data (a TOML table, a JSON object, OpenAI's grader JSON): validated when it is read,
+opened when it is used. Opening may start worker processes or connections; they live as long as the
+`ExitStack` they were opened on.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tunestone.rewards.sandbox import Mechanism
+from tunestone.types import Grade, GradeFlag, Grader
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a reward is opened: what its paths are relative to, and what confines its code."""
+
+    folder: Path
+    """Relative paths in a spec start here."""
+    mechanism: Mechanism
+    """What keeps reward code in its child processes; see `sandbox.choose_mechanism`."""
+    cache: Path | None = None
+    """Folder for the answers of judges; None keeps them in memory."""
+
+
+class Spec(BaseModel):
+    """Base of all reward specs. A subclass adds a literal `type`, its fields and `open`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    name: str = ""
+    """What reports call it; the type when empty."""
+
+    calls_models: ClassVar[bool] = False
+    """Whether it asks other models, which costs tokens."""
+
+    def open(self, context: Context, stack: ExitStack) -> Grader:
+        """The grader; what it starts is ended with the stack. Raises RewardError."""
+        raise NotImplementedError
+
+    def files(self, context: Context) -> list[Path]:
+        """Files whose content decides the rewards, for the fingerprint of a run."""
+        return []
+
+
+def failed(
+    error: str,
+    flag: GradeFlag,
+    *,
+    seconds: float = 0.0,
+    attempts: int = 1,
+    tokens: dict[str, Any] | None = None,
+) -> Grade:
+    """A grade that is an error of one kind."""
+    return Grade(
+        reward=None,
+        error=error,
+        seconds=seconds,
+        attempts=attempts,
+        flags=(flag,),
+        tokens=tokens or {},
+    )
