@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from toy import toy_run
+from toy import ConstantGrader, toy_run
 from tunestone.config import TrainConfig
 from tunestone.core.forecast import forecast
 from tunestone.core.prepare import prepare
-from tunestone.rewards.function import FunctionGrader
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
@@ -17,7 +16,7 @@ def test_a_forecast_leaves_every_bit_in_place(
 ) -> None:
     run = toy_run(tmp_path, tiny_folder, lora_rank=lora_rank)
     config = TrainConfig.model_validate(run.config()["config"])
-    grader = FunctionGrader(lambda prompt, completion, row: 1.0)
+    grader = ConstantGrader()
     trainer = prepare(run, config, grader, lambda message: None)
     before = {name: weight.clone() for name, weight in trainer.policy.weights().items()}
     cost = forecast(trainer, 8)

@@ -1,16 +1,15 @@
-"""A user's Python reward: loading it, calling it, and recording what goes wrong with it."""
+"""A user's Python reward, through the sandbox: loading it, calling it, recording its faults."""
 
-import functools
-import math
 import sys
-import time
-from decimal import Decimal
+from contextlib import ExitStack
 
-import numpy as np
 import pytest
 
-from tunestone.errors import RewardError
-from tunestone.rewards.function import FunctionGrader, load_reward_function
+from tunestone.errors import RewardError, SandboxError
+from tunestone.rewards.function import load_program
+from tunestone.rewards.grader import fingerprint_reward, open_grader, parse_spec
+from tunestone.rewards.sandbox import choose_mechanism
+from tunestone.rewards.spec import Context
 from tunestone.types import Grade, Prompt, Sample
 
 PROMPT = Prompt(
@@ -18,6 +17,7 @@ PROMPT = Prompt(
     messages=({"role": "user", "content": "2 + 3?"},),
     row={"reference_answer": {"final": "5"}, "task_id": 7},
 )
+HEAD = "def reward(prompt, completion, row):\n"
 
 
 @pytest.fixture
@@ -26,135 +26,149 @@ def write(tmp_path):
 
     def write_file(source, name="reward.py"):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(source)
         return path
 
     return write_file
 
 
-def grade(function, *texts) -> list[Grade]:
-    return FunctionGrader(function).grade([Sample(PROMPT, text) for text in texts or ("5",)])
+@pytest.fixture
+def open_here(tmp_path):
+    """Open a reward in the test's folder; its workers end with the test."""
+    with ExitStack() as stack:
+        yield lambda written: open_grader(written, Context(tmp_path), stack)
 
 
-def refusal(spec) -> str:
-    with pytest.raises(RewardError) as caught:
-        load_reward_function(str(spec))
-    assert caught.value.code == "reward_error"
-    return str(caught.value)
+@pytest.fixture
+def refusal(open_here):
+    """What is said of a reward that cannot be opened."""
+
+    def refuse(written) -> str:
+        with pytest.raises(RewardError) as caught:
+            open_here(written)
+        assert caught.value.code == "reward_error"
+        return str(caught.value)
+
+    return refuse
+
+
+def grade(grader, *texts, prompt=PROMPT) -> list[Grade]:
+    return grader.grade([Sample(prompt, text) for text in texts or ("5",)])
 
 
 # --- Loading ----------------------------------------------------------------------------------
 
 
-def test_a_file_is_loaded_and_its_function_called(write):
-    path = write(
-        "def reward(prompt, completion, row):\n"
-        "    return completion == row['reference_answer']['final']\n"
-    )
-    function = load_reward_function(f"{path}:reward")
-    assert [g.reward for g in grade(function, "5", "6")] == [1.0, 0.0]
+def test_a_file_is_loaded_and_its_function_called(write, open_here):
+    path = write(f"{HEAD}    return completion == row['reference_answer']['final']\n")
+    for spec in ("reward.py:reward", f"{path}:reward"):
+        assert [g.reward for g in grade(open_here(spec), "5", "6")] == [1.0, 0.0]
 
 
-def test_a_module_is_loaded(write, tmp_path, monkeypatch):
-    write("def reward(prompt, completion, row): return 0.5", "my_rewards/short.py")
-    monkeypatch.chdir(tmp_path)
-    path_before = list(sys.path)
-    function = load_reward_function("my_rewards.short:reward")
-    assert grade(function)[0].reward == 0.5
-    assert sys.path == path_before
+def test_files_and_modules_are_sought_in_the_contexts_folder(
+    write, open_here, tmp_path, monkeypatch
+):
+    write(f"{HEAD}    return 0.5", "my_rewards/short.py")
+    elsewhere = tmp_path.parent / f"elsewhere-of-{tmp_path.name}"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert grade(open_here("my_rewards/short.py:reward"))[0].reward == 0.5
+    assert grade(open_here("my_rewards.short:reward"))[0].reward == 0.5
 
 
-def test_siblings_are_importable_and_kept_apart(write):
-    source = "import helper_of_reward\ndef reward(prompt, completion, row):\n"
-    source += "    return helper_of_reward.VALUE\n"
-    paths = []
+def test_siblings_of_one_name_in_two_folders_do_not_meet(write, open_here):
     for folder, value in (("a", 1), ("b", 2)):
         write(f"VALUE = {value}", f"{folder}/helper_of_reward.py")
-        paths.append(write(source, f"{folder}/reward.py"))
+        write(
+            f"import helper_of_reward\n{HEAD}    return helper_of_reward.VALUE\n",
+            f"{folder}/reward.py",
+        )
     path_before = list(sys.path)
-    functions = [load_reward_function(f"{path}:reward") for path in paths]
-    assert [grade(function)[0].reward for function in functions] == [1.0, 2.0]
+    first, second = (open_here(f"{folder}/reward.py:reward") for folder in "ab")
+    rewards = [grade(grader)[0].reward for grader in (first, second, first, second)]
+    assert rewards == [1.0, 2.0, 1.0, 2.0]
+    # Nothing of them is loaded into the trainer.
     assert sys.path == path_before
     assert "helper_of_reward" not in sys.modules
 
 
-def test_a_sibling_package_is_forgotten_whole_and_a_library_is_not(write, tmp_path):
-    write("", "kit_of_reward/__init__.py")
-    write("ONE = 1", "kit_of_reward/part.py")
-    write("", "deep/__init__.py")
-    write("TWO = 2", "deep/library_of_reward.py")
-    path = write(
-        f"import sys\nsys.path.append({str(tmp_path / 'deep')!r})\n"
-        "from kit_of_reward.part import ONE\nfrom library_of_reward import TWO\n"
-        "def reward(prompt, completion, row): return ONE + TWO\n"
-    )
-    assert grade(load_reward_function(f"{path}:reward"))[0].reward == 3.0
-    assert not [name for name in sys.modules if name.startswith("kit_of_reward")]
-    assert "library_of_reward" in sys.modules
-    del sys.modules["library_of_reward"]
+def test_a_linked_file_has_the_siblings_of_its_real_folder(write, open_here, tmp_path):
+    write("VALUE = 3", "real/helper_of_reward.py")
+    source = f"import helper_of_reward\n{HEAD}    return helper_of_reward.VALUE\n"
+    (tmp_path / "linked.py").symlink_to(write(source, "real/reward.py"))
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for spec in ("linked.py:reward", "link/reward.py:reward"):
+        assert grade(open_here(spec))[0].reward == 3.0
 
 
-def test_an_edited_file_is_loaded_anew(write):
-    path = write("def reward(prompt, completion, row): return 1")
-    first = load_reward_function(f"{path}:reward")
-    write("def reward(prompt, completion, row): return 2")
-    second = load_reward_function(f"{path}:reward")
+def test_an_edited_file_is_loaded_anew(write, open_here, tmp_path):
+    write(f"{HEAD}    return 1")
+    fingerprint = fingerprint_reward("reward.py:reward", Context(tmp_path))
+    first = open_here("reward.py:reward")
+    write(f"{HEAD}    return 2")
+    second = open_here("reward.py:reward")
+    # What was loaded stays as it was; the fingerprint tells the two apart.
     assert [grade(first)[0].reward, grade(second)[0].reward] == [1.0, 2.0]
+    assert fingerprint_reward("reward.py:reward", Context(tmp_path)) != fingerprint
 
 
-def test_a_file_named_like_a_library_does_not_shadow_it(write):
-    path = write("def reward(prompt, completion, row): return 1", "json.py")
-    load_reward_function(f"{path}:reward")
-    assert sys.modules["json"].__file__ != str(path)
+def test_a_file_named_like_a_library_does_not_shadow_it(write, open_here):
+    write(f"import json\n{HEAD}    return len(json.dumps([1, 2]))", "json.py")
+    assert grade(open_here("json.py:reward"))[0].reward == 6.0  # "[1, 2]"
 
 
-def test_a_file_with_a_dataclass_loads(write):
-    path = write(
+def test_a_file_with_a_dataclass_loads(write, open_here):
+    write(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "@dataclass\nclass Score:\n    value: float = 0.25\n"
-        "def reward(prompt, completion, row): return Score().value\n"
+        f"@dataclass\nclass Score:\n    value: float = 0.25\n{HEAD}    return Score().value\n"
     )
-    assert grade(load_reward_function(f"{path}:reward"))[0].reward == 0.25
+    assert grade(open_here("reward.py:reward"))[0].reward == 0.25
 
 
 @pytest.mark.parametrize("spec", ["reward.py", "reward.py:", ":reward", ""])
-def test_a_spec_must_name_a_file_and_a_function(spec):
+def test_a_spec_must_name_a_file_and_a_function(refusal, spec):
     assert refusal(spec) == (
         f"{spec!r} does not name a reward function. "
         "Write path/to/reward.py:function or package.module:function."
     )
 
 
-def test_a_missing_file_is_named(tmp_path):
-    (tmp_path / "folder.py").mkdir()
-    assert refusal(f"{tmp_path}/none.py:f").startswith(
-        f"the reward file {tmp_path}/none.py does not exist. Check the path"
+@pytest.mark.parametrize("name", ["none.py", "no/folder/reward.py"])
+def test_a_missing_file_is_named(refusal, tmp_path, name):
+    assert refusal(f"{name}:f").startswith(
+        f"the reward file {tmp_path / name} does not exist. Check the path"
     )
-    assert f"{tmp_path}/folder.py is a folder." in refusal(f"{tmp_path}/folder.py:f")
 
 
-def test_a_missing_function_names_its_nearest(write):
+def test_a_folder_is_no_reward_file(refusal, tmp_path):
+    (tmp_path / "folder.py").mkdir()
+    assert f"the reward file {tmp_path}/folder.py is a folder." in refusal("folder.py:f")
+
+
+def test_a_missing_function_names_its_nearest(write, refusal):
     path = write("from textwrap import dedent\ndef reward_exact(prompt, completion, row): ...\n")
-    assert refusal(f"{path}:reward_exakt") == (
+    assert refusal("reward.py:reward_exakt") == (
         f"{path} has no function reward_exakt. Did you mean reward_exact?"
     )
-    assert refusal(f"{path}:zzz") == f"{path} has no function zzz. It has: reward_exact."
-    path = write("reward = 3\n")
-    assert "It has no function at all; write def reward(prompt" in refusal(f"{path}:other")
-    assert f"reward in {path} is a value of type int, not a function." in refusal(f"{path}:reward")
+    assert refusal("reward.py:zzz") == f"{path} has no function zzz. It has: reward_exact."
+    write("reward = 3\n")
+    assert "It has no function at all; write def reward(prompt" in refusal("reward.py:other")
+    assert f"reward in {path} is a value of type int, not a function." in refusal(
+        "reward.py:reward"
+    )
 
 
-def test_a_missing_module_is_named():
+def test_a_missing_module_is_named(refusal):
     assert refusal("no_such_package.reward:f") == (
         "the reward cannot be loaded: no_such_package.reward: ModuleNotFoundError: "
         "No module named 'no_such_package'. Check the name and that it can be imported from here."
     )
 
 
-def test_a_syntax_error_is_named_with_its_line(write):
+def test_a_syntax_error_is_named_with_its_line(write, refusal):
     path = write("x = 1\ndef reward(prompt, completion, row)\n    return 1\n")
-    assert refusal(f"{path}:reward") == (
+    assert refusal("reward.py:reward") == (
         f"the reward cannot be loaded: {path}:2: SyntaxError: expected ':'. "
         "Fix that line; the file must import without an error."
     )
@@ -163,33 +177,31 @@ def test_a_syntax_error_is_named_with_its_line(write):
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
-        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1 / 0", "ZeroDivisionError: division by zero."),
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'."),
+        ("raise SystemExit(3)", "SystemExit: 3."),
+        ("raise SystemExit", "SystemExit."),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt."),
         ("import json; json.loads('')", "JSONDecodeError: Expecting value"),
         ("eval('1 +')", "SyntaxError: invalid syntax"),
     ],
 )
-def test_an_exception_at_import_is_named_with_its_line(write, statement, reason):
+def test_an_exception_at_import_is_named_with_its_line(write, refusal, statement, reason):
     path = write(f"import math\n\n{statement}\n")
-    modules_before = set(sys.modules)
-    assert f"the reward cannot be loaded: {path}:3: {reason}" in refusal(f"{path}:reward")
-    added = set(sys.modules) - modules_before
-    assert not [name for name in added if name.startswith("tunestone_reward")]
+    assert f"the reward cannot be loaded: {path}:3: {reason}" in refusal("reward.py:reward")
 
 
-def test_an_exception_in_a_sibling_is_named_there(write):
+def test_an_exception_in_a_module_is_named_there(write, refusal):
+    path = write("\n1 / 0\n", "my_rewards/short.py")
+    assert f"loaded: {path}:2: ZeroDivisionError" in refusal("my_rewards.short:reward")
+
+
+def test_an_exception_in_a_sibling_is_named_there(write, refusal):
     sibling = write("\n1 / 0\n", "broken_of_reward.py")
-    path = write("import broken_of_reward\n")
-    assert f"loaded: {sibling}:2: ZeroDivisionError" in refusal(f"{path}:reward")
+    write("import broken_of_reward\n")
+    assert f"loaded: {sibling}:2: ZeroDivisionError" in refusal("reward.py:reward")
     sibling = write("\n)\n", "broken_of_reward.py")
-    assert f"loaded: {sibling}:2: SyntaxError: unmatched ')'." in refusal(f"{path}:reward")
-
-
-def test_an_interrupt_while_loading_is_not_swallowed(write):
-    path = write("raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        load_reward_function(f"{path}:reward")
+    assert f"loaded: {sibling}:2: SyntaxError: unmatched ')'." in refusal("reward.py:reward")
 
 
 # --- The signature ----------------------------------------------------------------------------
@@ -205,23 +217,23 @@ def test_an_interrupt_while_loading_is_not_swallowed(write):
         "",
     ],
 )
-def test_a_wrong_signature_is_refused(write, parameters):
-    path = write(f"def reward({parameters}): ...")
-    assert refusal(f"{path}:reward") == (
+def test_a_wrong_signature_is_refused(write, refusal, parameters):
+    write(f"def reward({parameters}): ...")
+    assert refusal("reward.py:reward") == (
         f"the reward function reward({parameters}) cannot be called with a prompt, a completion "
         "and a row. Expected: def reward(prompt, completion, row)."
     )
 
 
-def test_an_async_function_is_refused(write):
-    path = write("async def reward(prompt, completion, row): ...")
-    assert refusal(f"{path}:reward") == (
+def test_an_async_function_is_refused(write, refusal):
+    write("async def reward(prompt, completion, row): ...")
+    assert refusal("reward.py:reward") == (
         "the reward function reward is async. Expected: def reward(prompt, completion, row)."
     )
 
 
 @pytest.mark.parametrize(
-    "head",
+    "parameters",
     [
         "prompt, completion, row",
         "prompt, completion, *, row",
@@ -232,173 +244,317 @@ def test_an_async_function_is_refused(write):
         "**arguments",
     ],
 )
-def test_every_way_to_take_the_three_arguments(write, head):
-    path = write(f"def reward({head}):\n    seen.append(locals())\n    return 1\nseen = []\n")
-    function = load_reward_function(f"{path}:reward")
-    assert grade(function, "five")[0].reward == 1.0
-    [seen] = function.__globals__["seen"]
-    values = {"messages": "prompt", "text": "completion", "data": "row"}
-    seen = {values.get(name, name): value for name, value in seen.items()}
-    given = seen.get("arguments", seen)
+def test_every_way_to_take_the_three_arguments(write, open_here, parameters):
+    write(
+        f"""
+
+NAMES = {{"messages": "prompt", "text": "completion", "data": "row"}}
+
+def reward({parameters}):
+    given = dict(locals())
+    given.pop("strict", None)
+    given = given.get("arguments", given)
     if isinstance(given, tuple):
-        given = dict(zip(("prompt", "completion", "row"), given, strict=True))
-    assert given["prompt"] == ({"role": "user", "content": "2 + 3?"},)
-    assert given["completion"] == "five"
-    assert given["row"] == {"reference_answer": {"final": "5"}, "task_id": 7, "id": "sum-1"}
+        given = dict(zip(NAMES.values(), given, strict=True))
+    given = {{NAMES.get(name, name): value for name, value in given.items()}}
+    assert given == {{
+        "prompt": {PROMPT.messages!r},
+        "completion": "five",
+        "row": { ({**PROMPT.row, "id": "sum-1"})!r},
+    }}, given
+    return 1
+"""
+    )
+    [result] = grade(open_here("reward.py:reward"), "five")
+    assert (result.reward, result.error) == (1.0, None)
 
 
-def test_the_grader_itself_checks_the_signature():
-    with pytest.raises(RewardError, match=r"<lambda>\(x\) cannot be called with a prompt"):
-        FunctionGrader(lambda x: x)
-
-
-def test_a_callable_without_a_signature_is_called_by_position():
+def test_a_callable_without_a_signature_is_called_by_position(write, open_here):
     # `max` has no signature to look at; three values that cannot be compared make a bad grade.
-    assert "TypeError" in grade(max)[0].error
+    write("reward = max")
+    assert grade(open_here("reward.py:reward"))[0].error.startswith("TypeError: '>' not supported")
 
 
-def test_a_partial_keeps_its_bound_argument():
-    def scaled(prompt, completion, row, factor):
-        return factor * len(completion)
-
-    assert grade(functools.partial(scaled, factor=0.5), "abc")[0].reward == 1.5
+def test_a_partial_keeps_its_bound_argument(write, open_here):
+    write(
+        "import functools\ndef scaled(prompt, completion, row, factor):\n"
+        "    return factor * len(completion)\nreward = functools.partial(scaled, factor=0.5)\n"
+    )
+    assert grade(open_here("reward.py:reward"), "abc")[0].reward == 1.5
 
 
 # --- Grades -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "reward"),
-    [
-        (True, 1.0),
-        (False, 0.0),
-        (-3, -3.0),
-        (0.25, 0.25),
-        (np.float32(0.5), 0.5),
-        (np.int64(2), 2.0),
-        (np.bool_(True), 1.0),
-        ({"reward": 0.5}, 0.5),
-    ],
-)
-def test_numbers_become_rewards(value, reward):
-    [result] = grade(lambda prompt, completion, row: value)
-    assert result.reward == reward
-    assert type(result.reward) is float
-    assert result.error is None
-    assert result.metrics == {}
-
-
-def test_sub_scores_become_metrics():
-    [result] = grade(lambda prompt, completion, row: {"reward": 1, "format": True, "length": 3})
-    assert result.reward == 1.0
-    assert result.metrics == {"format": 1.0, "length": 3.0}
-
-
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [
-        (None, "the reward must be a finite number, got None; is a `return` missing?"),
-        ("1", "the reward must be a finite number, got a value of type str"),
-        ([1], "the reward must be a finite number, got a value of type list"),
-        (np.ones(1), "the reward must be a finite number, got a value of type numpy.ndarray"),
-        (Decimal(1), "the reward must be a finite number, got a value of type decimal.Decimal"),
-        (1j, "the reward must be a finite number, got a value of type complex"),
-        (math.nan, "the reward must be a finite number, got nan"),
-        (-math.inf, "the reward must be a finite number, got -inf"),
-        (np.float64("nan"), "the reward must be a finite number, got nan"),
-        (10**400, "the reward must be a finite number, got an int too large for a float"),
-        ({}, "the reward function's dict has no 'reward', only nothing"),
-        ({"score": 1}, "the reward function's dict has no 'reward', only 'score'"),
-        ({"reward": None}, "the reward must be a finite number, got None; is a `return` missing?"),
-        ({"reward": 1, "a": "x"}, "the sub-score 'a' must be a finite number, got a value of type"),
-        ({"reward": 1, "a": math.nan}, "the sub-score 'a' must be a finite number, got nan"),
-        ({"reward": 1, 2: 3}, "the name of a sub-score must be a string, got 2"),
-    ],
-)
-def test_what_is_no_reward_becomes_an_error(value, error):
-    [result] = grade(lambda prompt, completion, row: value)
-    assert result.reward is None
-    assert result.error.startswith(error)
-    assert result.metrics == {}
-
-
-def test_a_raise_is_recorded_from_the_users_frame_on(write):
-    path = write(
-        "def reward(prompt, completion, row):\n    return helper(completion)\n"
-        "def helper(text):\n    return int(text)\n"
+@pytest.fixture(scope="module")
+def calculate(tmp_path_factory):
+    """The grade of a reward that returns this Python expression; one worker for all tests."""
+    folder = tmp_path_factory.mktemp("calculate")
+    (folder / "reward.py").write_text(
+        "import math\nfrom decimal import Decimal\nimport numpy as np\n"
+        f"{HEAD}    return eval(completion)\n"
     )
-    function = load_reward_function(f"{path}:reward")
-    bad, good = grade(function, "five", "5")
+    with ExitStack() as stack:
+        grader = open_grader("reward.py:reward", Context(folder), stack)
+        yield lambda expression: grade(grader, expression)[0]
+
+
+@pytest.mark.parametrize(
+    ("expression", "reward"),
+    [
+        ("True", 1.0),
+        ("False", 0.0),
+        ("-3", -3.0),
+        ("0.25", 0.25),
+        ("np.float32(0.5)", 0.5),
+        ("np.int64(2)", 2.0),
+        ("np.bool_(True)", 1.0),
+        ("{'reward': 0.5}", 0.5),
+    ],
+)
+def test_numbers_become_rewards(calculate, expression, reward):
+    result = calculate(expression)
+    assert result == Grade(reward=reward, seconds=result.seconds)
+    assert type(result.reward) is float
+
+
+def test_sub_scores_become_metrics(calculate):
+    result = calculate("{'reward': 1, 'format': True, 'length': np.int64(3), 'value': 0.5}")
+    assert result.reward == 1.0
+    assert result.metrics == {"format": 1.0, "length": 3.0, "value": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("expression", "error"),
+    [
+        ("None", "the reward must be a number, got None; is a `return` missing?"),
+        ("'1'", "the reward must be a number, got str"),
+        ("[1]", "the reward must be a number, got list"),
+        ("np.ones(2)", "ValueError: can only convert an array of size 1 to a Python scalar"),
+        ("Decimal(1)", "a value of type Decimal is not JSON"),
+        ("1j", "a value of type complex is not JSON"),
+        ("math.nan", "the reward must be finite, got nan"),
+        ("-math.inf", "the reward must be finite, got -inf"),
+        ("np.float64('nan')", "the reward must be finite, got nan"),
+        ("10**400", "the reward is an integer too large for a float"),
+        ("{}", "the result has no 'reward', only nothing"),
+        ("{'score': 1}", "the result has no 'reward', only 'score'"),
+        ("{'reward': None}", "the reward must be a number, got None; is a `return` missing?"),
+        ("{'reward': {'reward': 1}}", "the reward must be a number, got dict"),
+        ("{'reward': 1, 'a': 'x'}", "the sub-score 'a' must be a number, got str"),
+        ("{'reward': 1, 'a': math.nan}", "the sub-score 'a' must be finite, got nan"),
+    ],
+)
+def test_what_is_no_reward_becomes_an_error(calculate, expression, error):
+    result = calculate(expression)
+    assert result.reward is None
+    assert result.error.endswith(error)
+    assert result.flags == ("python_grader_runtime_error",)
+    assert result.metrics == {}
+
+
+def test_a_raise_is_recorded_from_the_users_frame_on(write, open_here):
+    path = write(f"{HEAD}    return helper(completion)\ndef helper(text):\n    return int(text)\n")
+    bad, good = grade(open_here("reward.py:reward"), "five", "5")
     assert bad.reward is None
-    assert bad.error.splitlines()[:3] == [
+    lines = [line for line in bad.error.splitlines() if "^" not in line]
+    assert lines == [
         "Traceback (most recent call last):",
         f'  File "{path}", line 2, in reward',
         "    return helper(completion)",
+        f'  File "{path}", line 4, in helper',
+        "    return int(text)",
+        "ValueError: invalid literal for int() with base 10: 'five'",
     ]
-    assert bad.error.endswith("ValueError: invalid literal for int() with base 10: 'five'")
-    assert "function.py" not in bad.error
+    assert bad.flags == ("python_grader_runtime_error",)
     assert good == Grade(reward=5.0, seconds=good.seconds)
 
 
-def test_a_long_traceback_keeps_its_end():
-    def reward(prompt, completion, row):
-        raise ValueError("x" * 10_000 + "the reason")
-
-    [result] = grade(reward)
+def test_a_long_traceback_keeps_its_end(write, open_here):
+    write(f"{HEAD}    raise ValueError('x' * 10_000 + 'the reason')\n")
+    [result] = grade(open_here("reward.py:reward"))
     assert len(result.error) < 5_000
     assert result.error.startswith("[...] xxx")
     assert result.error.endswith("the reason")
 
 
-def test_endless_recursion_is_recorded():
-    def reward(prompt, completion, row):
-        return reward(prompt, completion, row)
-
-    assert "RecursionError" in grade(reward)[0].error
-
-
-def test_an_interrupt_is_not_swallowed():
-    def reward(prompt, completion, row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        grade(reward)
-
-
-def test_a_reward_that_exits_does_not_end_the_run():
-    def reward(prompt, completion, row):
-        raise SystemExit("no more")
-
-    assert "SystemExit: no more" in grade(reward)[0].error
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("return reward(prompt, completion, row)", "RecursionError: maximum recursion depth"),
+        ("raise SystemExit('no more')", "SystemExit: no more"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_whatever_is_raised_harms_its_own_sample_only(write, open_here, statement, error):
+    write(f"{HEAD}    if completion == 'good':\n        return 1\n    {statement}\n")
+    good, bad, again = grade(open_here("reward.py:reward"), "good", "bad", "good")
+    assert bad.error.splitlines()[-1].startswith(error)
+    assert bad.reward is None
+    assert (good.reward, again.reward) == (1.0, 1.0)
 
 
-def test_a_reward_that_changes_its_arguments_harms_nobody():
-    def reward(prompt, completion, row):
-        first = row["reference_answer"].pop("final") == "5" and prompt[0]["content"] == "2 + 3?"
-        prompt[0]["content"] = row["id"] = "gone"
-        return first
-
-    assert [g.reward for g in grade(reward, "a", "b")] == [1.0, 1.0]
+def test_every_call_gets_fresh_arguments_and_a_fresh_module(write, open_here):
+    write(
+        f"calls = []\n{HEAD}"
+        "    calls.append(completion)\n"
+        "    known = row['reference_answer'].pop('final') + prompt[0]['content']\n"
+        "    prompt[0]['content'] = row['id'] = 'gone'\n"
+        "    return {'reward': known == '52 + 3?', 'calls': len(calls)}\n"
+    )
+    for result in grade(open_here("reward.py:reward"), "a", "b", "c", "d"):
+        assert (result.reward, result.metrics, result.error) == (1.0, {"calls": 1.0}, None)
     assert PROMPT.row == {"reference_answer": {"final": "5"}, "task_id": 7}
     assert PROMPT.messages[0]["content"] == "2 + 3?"
 
-    calls = Prompt(id="a", messages=({"role": "user", "content": "?", "parts": [1]},))
-    grader = FunctionGrader(lambda prompt, completion, row: prompt[0]["parts"].pop())
-    assert [g.reward for g in grader.grade([Sample(calls, "x")] * 2)] == [1.0, 1.0]
 
-
-def test_the_row_holds_the_tools_when_there_are_some():
+def test_the_row_holds_the_tools_when_there_are_some(write, open_here):
     tool = {"type": "function", "function": {"name": "add"}}
-    prompt = Prompt(id="a", messages=PROMPT.messages, tools=(tool,))
-    seen = []
-    FunctionGrader(lambda prompt, completion, row: seen.append(row)).grade([Sample(prompt, "x")])
-    assert seen == [{"id": "a", "tools": [tool]}]
+    write(f"{HEAD}    assert row == eval(completion), row\n    return 1\n")
+    grader = open_here("reward.py:reward")
+    with_tools = Prompt(id="a", messages=PROMPT.messages, tools=(tool,))
+    without = Prompt(id="b", messages=PROMPT.messages)
+    [first] = grade(grader, str({"id": "a", "tools": [tool]}), prompt=with_tools)
+    [second] = grade(grader, str({"id": "b"}), prompt=without)
+    assert (first.error, second.error) == (None, None)
 
 
-def test_wall_seconds_are_recorded_for_good_and_bad_completions():
-    def reward(prompt, completion, row):
-        time.sleep(0.02)
-        return 1 / len(completion)
-
-    for result in grade(reward, "x", ""):
+def test_wall_seconds_are_recorded_for_good_and_bad_completions(write, open_here):
+    write(f"import time\n{HEAD}    time.sleep(0.02)\n    return 1 / len(completion)\n")
+    good, bad = grade(open_here("reward.py:reward"), "x", "")
+    assert (good.reward, bad.reward) == (1.0, None)
+    for result in (good, bad):
         assert 0.02 <= result.seconds < 2
+
+
+# --- The table --------------------------------------------------------------------------------
+
+
+def test_a_call_that_takes_too_long_is_ended(write, open_here):
+    write(f"import time\n{HEAD}    time.sleep(float(completion))\n    return 1\n")
+    table = {"type": "function", "path": "reward.py:reward", "timeout_seconds": 0.3}
+    good, bad, again = grade(open_here(table), "0", "60", "0")
+    assert (bad.reward, bad.error) == (None, "no result within the limit of 0.3 s")
+    assert bad.flags == ("unresponsive_reward_error",)
+    assert 0.3 <= bad.seconds < 10
+    assert (good.reward, again.reward) == (1.0, 1.0)
+
+
+def test_what_is_readable_is_said_in_the_table(write, open_here, tmp_path):
+    write("own", "code/words.txt")
+    write("theirs", "data/words.txt")
+    write("more", "data/deep/words.txt")
+    write(
+        f"from pathlib import Path\n{HEAD}    return len(Path(completion).read_text())\n",
+        "code/reward.py",
+    )
+    own, theirs, more = (
+        str(tmp_path / name) for name in ("code/words.txt", "data/words.txt", "data/deep/words.txt")
+    )
+    table = {"type": "function", "path": "code/reward.py:reward"}
+
+    def read(*readable):
+        results = grade(open_here({**table, "readable": readable}), own, theirs, more)
+        assert all(("Error" in result.error) for result in results if result.reward is None)
+        return [result.reward for result in results]
+
+    assert read() == [3.0, None, None]
+    assert read("data/words.txt") == [3.0, 6.0, None]
+    assert read(str(tmp_path / "data")) == [3.0, 6.0, 4.0]
+
+
+def test_a_readable_path_must_exist(write, refusal, tmp_path):
+    write(f"{HEAD}    return 1")
+    table = {"type": "function", "path": "reward.py:reward", "readable": ["data"]}
+    assert refusal(table) == (
+        f"function reward: readable: {tmp_path}/data does not exist. "
+        f"Check the path; it is taken from {tmp_path}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"timeout_second": 3},
+            "timeout_second: Extra inputs are not permitted. Did you mean 'timeout_seconds'?",
+        ),
+        ({"readible": ["a"]}, "readible: Extra inputs are not permitted. Did you mean 'readable'?"),
+        (
+            {"zzz": 1},
+            "zzz: Extra inputs are not permitted. Its fields are: name, path, timeout_seconds, "
+            "memory_mib, processes, network, environment, readable.",
+        ),
+        ({"timeout_seconds": 0}, "timeout_seconds: Input should be greater than 0."),
+        (
+            {"timeout_seconds": 3601},
+            "timeout_seconds: Input should be less than or equal to 3600.",
+        ),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds: Input should be a finite number."),
+        (
+            {"memory_mib": 1, "processes": 0},
+            "memory_mib: Input should be greater than or equal to 64; "
+            "processes: Input should be greater than or equal to 1.",
+        ),
+        ({"readable": "data"}, "readable: Input should be a valid tuple."),
+        ({"path": None}, "path: Input should be a valid string."),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_nearest_known_one(fields, message):
+    with pytest.raises(RewardError) as caught:
+        parse_spec({"type": "function", "path": "reward.py:reward", **fields})
+    assert str(caught.value) == f"function reward: {message}"
+
+
+def test_a_table_must_name_its_path_and_its_type():
+    with pytest.raises(RewardError, match=r"^function reward: path: Field required\.$"):
+        parse_spec({"type": "function"})
+    with pytest.raises(
+        RewardError, match=r"no reward of type 'funktion'\. Did you mean 'function'"
+    ):
+        parse_spec({"type": "funktion", "path": "reward.py:reward"})
+
+
+# --- Where nothing can confine it -------------------------------------------------------------
+
+
+@pytest.fixture
+def _nothing_confines(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    choose_mechanism.cache_clear()
+    yield
+    choose_mechanism.cache_clear()
+
+
+@pytest.mark.usefixtures("_nothing_confines")
+def test_only_our_own_recipes_run_where_nothing_can_confine_them(write, tmp_path):
+    context = Context(tmp_path, sandbox="bubblewrap")
+    write(f"{HEAD}    return 1")
+    # Folders of the user's that look like ours are not.
+    for name in ("recipes/word_problems/reward.py", "recipes/other.py"):
+        write("raise RuntimeError('not ours')", f"tunestone/{name}")
+    write(f"{HEAD}    return 1", "tunestone.recipes.mine/reward.py")
+    with ExitStack() as stack:
+        ours = open_grader("tunestone.recipes.word_problems.reward:strict", context, stack)
+        assert grade(ours, prompt=PROMPT)[0].error is None
+        for theirs in ("reward.py:reward", "tunestone.recipes.mine/reward.py:reward"):
+            with pytest.raises(SandboxError, match="bwrap is not installed"):
+                open_grader(theirs, context, stack)
+        with pytest.raises(RewardError, match=r"No module named 'tunestone\.recipes\.other'"):
+            open_grader("tunestone.recipes.other:reward", context, stack)
+
+
+# --- In this process --------------------------------------------------------------------------
+
+
+def test_the_program_is_a_function_from_a_payload_to_a_result(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    write(f"{HEAD}    return eval(completion)")
+    call = load_program({"path": "reward.py:reward", "folder": str(tmp_path)})
+    payload = {"prompt": [{"role": "user"}], "row": {"id": "a"}}
+    assert call({**payload, "completion": "(prompt, row)"}) == (({"role": "user"},), {"id": "a"})
+    assert call({**payload, "completion": "{'reward': 1, 'form': 0.5}"}) == {
+        "reward": 1,
+        "metrics": {"form": 0.5},
+    }

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from tiny import WINDOW, write_tiny_model
-from toy import run_to_end, toy_run
+from toy import ConstantGrader, run_to_end, toy_run
 from tunestone.config import TrainConfig
 from tunestone.core.model import Policy, load_base
 from tunestone.core.prepare import open_sampler, prepare
 from tunestone.core.rows_sampler import RowsSampler
 from tunestone.core.sampler import Sampler, SamplingParams
 from tunestone.errors import ConfigError, DataError
-from tunestone.rewards.function import FunctionGrader
 from tunestone.runlog import read_lines
 from tunestone.types import Prompt
 
@@ -35,7 +34,7 @@ def test_a_short_window_means_rows_from_the_start(tmp_path: Path) -> None:
 def test_a_full_model_uses_the_tree(tmp_path: Path, tiny_folder: Path) -> None:
     run = toy_run(tmp_path, tiny_folder)
     said: list[str] = []
-    grader = FunctionGrader(lambda prompt, completion, row: 1.0)
+    grader = ConstantGrader()
     config = TrainConfig.model_validate(run.config()["config"])
     trainer = prepare(run, config, grader, said.append)
     assert isinstance(trainer.sampler, Sampler)

@@ -20,10 +20,11 @@ MAY_IMPORT = {
     "jobs": {"ground", "jobs"},
     "api": {"ground", "rewards", "jobs", "api"},
     "recipes": {"ground", "rewards", "recipes"},
-    "cli": {"ground", "rewards", "core", "jobs", "api", "recipes", "cli"},
+    "check": {"ground", "rewards", "core", "check"},
+    "cli": {"ground", "rewards", "core", "jobs", "api", "recipes", "check", "cli"},
 }
 HEAVY = {"torch", "transformers", "peft"}
-MAY_BE_HEAVY = {"core", "cli"}
+MAY_BE_HEAVY = {"core", "check", "cli"}
 FUNCTION_LINES = 40
 FUNCTION_SHARE = 0.95
 FILE_LINES = 400

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from toy import REWARD, run_to_end, toy_run
+from toy import REWARD, ConstantGrader, run_to_end, toy_run, train_with
 from tunestone.config import TrainConfig
 from tunestone.core.learner import Group
 from tunestone.core.prepare import prepare
 from tunestone.core.train import sampling_params
 from tunestone.errors import DivergedError, RewardError
-from tunestone.rewards.function import FunctionGrader
 from tunestone.runlog import read_lines
 
 MOTIVES = ("reward_mean", "signal_share", "entropy", "clip_share", "kl_sampling", "gradient_norm")
@@ -95,10 +94,10 @@ def test_a_broken_reward_stops_the_run_with_its_traceback(
 
 
 def test_a_reward_that_breaks_later_leaves_its_evidence(tmp_path: Path, tiny_folder: Path) -> None:
-    """Held-out grading passes, the first step's 32 completions all fail."""
-    run = toy_run(tmp_path, tiny_folder, reward="late_first", test="")
+    """The base's 4 validation prompts are graded, the first step's 32 completions all fail."""
+    run = toy_run(tmp_path, tiny_folder)
     with pytest.raises(RewardError, match="failed on 32 of 32 completions"):
-        run_to_end(run)
+        train_with(run, ConstantGrader(failing=range(5, 1000)))
     samples = read_lines(run.samples)
     assert len(samples) == 32
     assert all("ValueError: late" in sample["error"] for sample in samples)
@@ -160,8 +159,8 @@ def test_a_stop_request_does_not_undo_early_stopping(tmp_path: Path, tiny_folder
 
 def test_failures_are_counted_over_all_rounds_of_a_step(tmp_path: Path, tiny_folder: Path) -> None:
     """A late round may fail as a whole while most grades of the step are fine."""
-    run = toy_run(tmp_path, tiny_folder, reward="late", max_steps=1, refill_limit=2, test="")
-    run_to_end(run)
+    run = toy_run(tmp_path, tiny_folder, max_steps=1, refill_limit=2)
+    train_with(run, ConstantGrader(failing=range(69, 101)))  # after 4 validations, 32 a round
     (record,) = read_lines(run.metrics)
     assert record["groups"] == 12
     assert record["grade_errors"] == 32  # the third round of three
@@ -171,9 +170,7 @@ def test_failures_are_counted_over_all_rounds_of_a_step(tmp_path: Path, tiny_fol
 def test_a_diverged_step_is_a_named_error(tmp_path: Path, tiny_folder: Path) -> None:
     run = toy_run(tmp_path, tiny_folder, max_steps=4)
     config = TrainConfig.model_validate(run.config()["config"])
-    trainer = prepare(
-        run, config, FunctionGrader(lambda prompt, completion, row: 1.0), lambda message: None
-    )
+    trainer = prepare(run, config, ConstantGrader(), lambda message: None)
     weight = next(iter(trainer.policy.trainable.values()))
     before = weight.detach().clone()
     prompt_T = list(trainer.training[0].tokens)

@@ -1,13 +1,16 @@
 """Toy runs: a tiny model, a few prompts, a reward that it can learn in seconds."""
 
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunestone.config import resolve
+from tunestone.config import TrainConfig, resolve
+from tunestone.core.prepare import prepare
 from tunestone.core.run import Watch, create, execute
 from tunestone.runlog import RunFolder
+from tunestone.types import Grade, Grader, Sample
 
 REWARD = '''
 def letters(prompt, completion, row):
@@ -24,23 +27,6 @@ def broken(prompt, completion, row):
 
 def constant(prompt, completion, row):
     return 1.0
-
-calls = 0
-
-def late(prompt, completion, row):
-    """Validation (4) and base (4) come first, then 32 completions a round; the third fails."""
-    global calls
-    calls += 1
-    if 72 < calls <= 104:
-        raise ValueError("late")
-    return 1.0
-
-def late_first(prompt, completion, row):
-    global calls
-    calls += 1
-    if calls > 8:
-        raise ValueError("late")
-    return 1.0
 '''
 
 SETTINGS = {
@@ -54,6 +40,27 @@ SETTINGS = {
     "eval_every": 2,
     "threads": 1,
 }
+
+
+class ConstantGrader:
+    """Gives every completion 1, but fails on those whose number of order is in `failing`."""
+
+    def __init__(self, failing: range = range(0)) -> None:
+        self._failing = failing
+        self._numbers = itertools.count(1)
+
+    def grade(self, samples: Sequence[Sample]) -> list[Grade]:
+        return [
+            Grade(None, "ValueError: late") if next(self._numbers) in self._failing else Grade(1.0)
+            for _ in samples
+        ]
+
+
+def train_with(run: RunFolder, grader: Grader) -> None:
+    """Train a toy run with a grader of the test's own."""
+    config = TrainConfig.model_validate(run.config()["config"])
+    trainer = prepare(run, config, grader, lambda message: None)
+    trainer.train(watch=lambda record: None, stop_requested=lambda: False)
 
 
 def toy_run(folder: Path, model: Path, *, reward: str = "letters", **settings: Any) -> RunFolder:
@@ -102,5 +109,6 @@ def run_to_end(run: RunFolder, **watch: Any) -> dict[str, Any]:
 
 
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A metrics record without what depends on the clock."""
-    return {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_second")}
+    """A line of a log without what differs from run to run."""
+    times = ("seconds", "tokens_per_second", "grade_seconds", "grade_seconds_p50")
+    return {k: v for k, v in record.items() if k not in (*times, "grade_seconds_max")}

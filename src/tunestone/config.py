@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tunestone.errors import ConfigError
 
+Reward = str | dict[str, Any]
 AlgorithmName = Literal["dapo", "grpo", "dr_grpo", "gspo", "cispo", "rloo"]
 
 
@@ -36,11 +37,14 @@ class TrainConfig(BaseModel):
     test: str = ""
     """Held-out prompts (JSONL) on which base and tuned model are compared at the end. Empty: the
     validation prompts, and the report says that they chose the checkpoint too."""
-    reward: str = ""
-    """The reward: `file.py:function` or `package.module:function`, called with prompt, completion
-    and row."""
-    lenient_reward: str = ""
-    """A second, more forgiving reward that is only reported, never trained on (same form)."""
+    reward: Reward = ""
+    """The reward: `file.py:function`, a Lambda handler, an address, a grader's file, the name of a
+    ready grader, or a table with `type` and its fields; see docs/rewards.md."""
+    lenient_reward: Reward = ""
+    """A second, more forgiving reward that is only reported, never trained on (same forms)."""
+    sandbox: Literal["auto", "bubblewrap", "landlock", "none"] = "auto"
+    """What confines reward code and code that the model writes: `auto` takes the best there is and
+    refuses to run when there is none; `none` trusts that code with all you may do yourself."""
 
     # --- how much
     epochs: int = Field(default=1, ge=1, le=50)

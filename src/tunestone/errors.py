@@ -6,6 +6,7 @@
     │   ├── DataError                  a data file or one of its rows; names file and line
     │   ├── ModelError                 a model or tokenizer that cannot be trained
     │   ├── RewardError                a reward that cannot be loaded, or fails too often
+    │   ├── SandboxError               nothing on this machine can confine reward code
     │   ├── RunError                   a run folder that is missing, locked or not as expected
     │   └── DivergedError              the settings made the weights run away
     └── WorldError                     the world failed; trying again makes sense
@@ -69,6 +70,12 @@ class RewardError(RequestError):
     """A reward that cannot be loaded, or whose grades fail too often to train on."""
 
     code = "reward_error"
+
+
+class SandboxError(RequestError):
+    """Nothing on this machine can confine reward code, and the settings do not waive it."""
+
+    code = "sandbox_error"
 
 
 class RunError(RequestError):

@@ -70,7 +70,7 @@ def score(
     groups = sampler.sample([example.tokens for example in examples], 1, params)
     completions = [completion for (completion,) in groups]
     samples = [
-        Sample(example.prompt, completion.text)
+        Sample(example.prompt, completion.text, completion.finish_reason == "length")
         for example, completion in zip(examples, completions, strict=True)
     ]
     grades = grader.grade(samples)

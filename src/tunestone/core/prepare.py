@@ -41,11 +41,15 @@ def prepare(
     say: Callable[[str], None],
     *,
     reward_sha256: str = "",
+    base: BaseModel | None = None,
 ) -> Trainer:
-    """Build the trainer of a run. Raises DataError or ModelError when something cannot work."""
+    """Build the trainer of a run. Raises DataError or ModelError when something cannot work.
+
+    `base`: the config's model, when it is loaded already.
+    """
     torch.set_num_threads(config.threads)
-    training_prompts, validation_prompts = _split(config, say)
-    base = load_base(config.model, full_precision=config.lora_rank == 0)
+    training_prompts, validation_prompts = split(config, say)
+    base = base or load_base(config.model, full_precision=config.lora_rank == 0)
     training = _encode(base, training_prompts, config, say, name="training")
     validation = _encode(base, validation_prompts, config, say, name="validation")
     _refuse_too_long(base, [*training, *validation], config)
@@ -117,7 +121,7 @@ def choose_sampler(
     return sampler, ""
 
 
-def _split(config: TrainConfig, say: Callable[[str], None]) -> tuple[list[Prompt], list[Prompt]]:
+def split(config: TrainConfig, say: Callable[[str], None]) -> tuple[list[Prompt], list[Prompt]]:
     """Training and validation prompts, with nothing in both."""
     prompts = load_prompts(Path(config.data))
     if config.validation:

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +24,23 @@ from tunestone.core.model import BaseModel, load_base, with_adapter
 from tunestone.core.prepare import available_threads, load_heldout, open_sampler, prepare
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
-from tunestone.errors import ConfigError, RunError
-from tunestone.rewards.function import FunctionGrader, load_reward_function, source_sha256
+from tunestone.errors import ConfigError, RunError, SandboxError
+from tunestone.rewards.grader import fingerprint_reward, open_grader
+from tunestone.rewards.spec import Context
 from tunestone.runlog import RunFolder, read_json, read_lines, write_json
 from tunestone.types import Grader
 
 _FILES = ("data", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewards:
+    """The graders of a run."""
+
+    grader: Grader
+    lenient: Grader | None
+    sha256: str
+    """Of the reward that is trained on: scores of another one cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,11 @@ def create(
             f"The setting '{missing}' is empty.",
             remedy=f"Give --{missing}, set it in the config file, or name a recipe.",
         )
-    for spec in filter(None, (config.reward, config.lenient_reward)):
-        load_reward_function(spec)  # refuse a broken reward before anything is written
+    with ExitStack() as stack:  # refuse a broken reward before anything is written
+        context = Context(folder=Path.cwd(), sandbox=config.sandbox)
+        for written in (config.reward, config.lenient_reward):
+            if written:
+                open_grader(written, context, stack)
     for name in _FILES:
         if getattr(config, name):
             load_prompts(Path(getattr(config, name)))  # and broken data
@@ -77,6 +92,7 @@ def create(
     record = {
         "task": task,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "folder": str(Path.cwd()),
         "config": config.model_dump(mode="json"),
         "origins": {**origins, **dict.fromkeys(values, "this run")},
         "files": files,
@@ -92,10 +108,6 @@ def _absolute(config: TrainConfig) -> dict[str, str]:
     absolute = {name: str(Path(value).resolve()) for name, value in values.items()}
     if Path(config.model).is_dir():
         absolute["model"] = str(Path(config.model).resolve())
-    for name in ("reward", "lenient_reward"):
-        file, colon, function = getattr(config, name).rpartition(":")
-        if colon and Path(file).is_file():
-            absolute[name] = f"{Path(file).resolve()}:{function}"
     return absolute
 
 
@@ -115,29 +127,28 @@ def _write_splits(
 
 def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
     """Train the run to its end (from its newest checkpoint) and return its report."""
-    with run.locked():
+    with run.locked(), ExitStack() as stack:
         record, config = run.config(), run_config(run)
         _refuse_changed_files(record)
         (run.path / "STOP").unlink(missing_ok=True)
         run.drop_broken_lines()
         clock = Stopwatch()
         with clock("prepare"):
-            lenient = _lenient(config)
-            reward = load_reward_function(config.reward)
-            grader = FunctionGrader(reward)
-            trainer = prepare(
-                run, config, grader, _recorded(run, watch.say), reward_sha256=source_sha256(reward)
-            )
+            say = _recorded(run, watch.say)
+            rewards = _open_rewards(run, config, stack, say)
+            trainer = prepare(run, config, rewards.grader, say, reward_sha256=rewards.sha256)
             heldout = _heldout(trainer, watch)
             (run.path / "report.json").unlink(missing_ok=True)  # it speaks of an earlier end
             watch.planned(trainer, len(heldout), forecast(trainer, len(heldout)))
         with clock("base"):
-            base = _base_scores(run, trainer, heldout, lenient)
+            base = _base_scores(run, trainer, heldout, rewards.lenient)
         watch.measured("base", base)
         with clock("train"):
             state = trainer.train(watch=watch.step, stop_requested=watch.stop_requested)
         with clock("tuned"):
-            tuned = score(trainer.sampler, heldout, grader, config, lenient_grader=lenient)
+            tuned = score(
+                trainer.sampler, heldout, rewards.grader, config, lenient_grader=rewards.lenient
+            )
         watch.measured("tuned", tuned)
         report = {
             "task": record["task"],
@@ -201,14 +212,19 @@ def evaluate_run(
     if not path:
         raise RunError("This run names no held-out file.", remedy="Give one with --data.")
     tuned = load_tuned(run)
-    grader = FunctionGrader(load_reward_function(reward or config.reward))
-    lenient = None if reward else _lenient(config)
     heldout = load_heldout(tuned, Path(path), config, say)
     longest = config.max_prompt_tokens + config.max_completion_tokens
-    scores = [
-        score(open_sampler(m, longest=longest), heldout, grader, config, lenient_grader=lenient)
-        for m in (load_base(config.model), tuned)
-    ]
+    with ExitStack() as stack:
+        if reward:
+            context = Context(folder=Path.cwd(), sandbox=config.sandbox)
+            grader, lenient = open_grader(reward, context, stack), None
+        else:
+            rewards = _open_rewards(run, config, stack, say)
+            grader, lenient = rewards.grader, rewards.lenient
+        scores = [
+            score(open_sampler(m, longest=longest), heldout, grader, config, lenient_grader=lenient)
+            for m in (load_base(config.model), tuned)
+        ]
     report = compare(heldout, *scores)
     return {"task": run.config()["task"], **report, "heldout": path, "model": config.model}
 
@@ -241,9 +257,22 @@ def _recorded(run: RunFolder, say: Callable[[str], None]) -> Callable[[str], Non
     return note
 
 
-def _lenient(config: TrainConfig) -> Grader | None:
-    spec = config.lenient_reward
-    return FunctionGrader(load_reward_function(spec)) if spec else None
+def _open_rewards(
+    run: RunFolder, config: TrainConfig, stack: ExitStack, say: Callable[[str], None]
+) -> _Rewards:
+    """The run's rewards, from the folder it was created in."""
+    folder = Path(run.config()["folder"])
+    context = Context(folder=folder, sandbox=config.sandbox, cache=run.path / "judge")
+    rewards = _Rewards(
+        grader=open_grader(config.reward, context, stack),
+        lenient=(
+            open_grader(config.lenient_reward, context, stack) if config.lenient_reward else None
+        ),
+        sha256=fingerprint_reward(config.reward, context),
+    )
+    with suppress(SandboxError):  # then the reward needs none, or opening it had told
+        say(f"Sandbox for reward code: {context.mechanism.description}.")
+    return rewards
 
 
 def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:

@@ -8,6 +8,7 @@ checkpoint repeats the lost steps exactly and ends with the same bits.
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -148,7 +149,7 @@ class Trainer:
     def _grade(self, graded_P: Sequence[Graded]) -> None:
         size = self.config.group_size
         samples = [
-            Sample(graded.example.prompt, completion.text)
+            Sample(graded.example.prompt, completion.text, completion.finish_reason == "length")
             for graded in graded_P
             for completion in graded.completions_G
         ]
@@ -307,7 +308,7 @@ def sampling_params(config: TrainConfig) -> SamplingParams:
     )
 
 
-def describe(graded_P: Sequence[Graded]) -> dict[str, float]:
+def describe(graded_P: Sequence[Graded]) -> dict[str, Any]:
     """Metrics of a step's completions; reward statistics leave out failed grades."""
     completions = [c for graded in graded_P for c in graded.completions_G]
     grades = [g for graded in graded_P for g in graded.grades_G]
@@ -322,12 +323,35 @@ def describe(graded_P: Sequence[Graded]) -> dict[str, float]:
         "groups": len(graded_P),
         "signal_share": sum(graded.has_signal for graded in graded_P) / len(graded_P),
         "grade_errors": len(grades) - len(rewards),
+        **describe_grades(grades),
         "completions": len(completions),
         "completion_tokens": sum(lengths),
         "length_mean": statistics.fmean(lengths),
         "length_max": max(lengths),
         "truncated_share": sum(c.finish_reason == "length" for c in completions) / len(completions),
         "entropy": statistics.fmean(entropies),
+    }
+
+
+def describe_grades(grades: Sequence[Grade]) -> dict[str, Any]:
+    """Series about the grading itself: sub-scores, kinds of errors, latency, tokens of judges."""
+    seconds = sorted(grade.seconds for grade in grades)
+    names = sorted({name for grade in grades for name in grade.metrics})
+    flags = Counter(flag for grade in grades for flag in grade.flags)
+    tokens: Counter[str] = Counter()
+    for grade in grades:
+        for used in grade.tokens.values():
+            tokens.update(used)
+    return {
+        "scores": {
+            name: statistics.fmean(g.metrics[name] for g in grades if name in g.metrics)
+            for name in names
+        },
+        "error_kinds": dict(flags),
+        "grade_seconds_p50": seconds[len(seconds) // 2],
+        "grade_seconds_max": seconds[-1],
+        "grade_retries": sum(grade.attempts - 1 for grade in grades),
+        "judge_tokens": dict(tokens),
     }
 
 
@@ -345,7 +369,10 @@ def sample_records(step: int, graded_P: Sequence[Graded]) -> Iterator[dict[str, 
                 "advantage": advantage,
                 "finish_reason": completion.finish_reason,
                 "error": grade.error,
+                "flags": list(grade.flags),
                 "metrics": dict(grade.metrics),
+                "grade_seconds": round(grade.seconds, 5),
+                "grade_attempts": grade.attempts,
                 "tokens": list(completion.tokens),
                 "logprobs": [round(value, 5) for value in completion.logprobs],
             }

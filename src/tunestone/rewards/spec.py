@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tunestone.rewards.sandbox import Mechanism
+from tunestone.rewards.sandbox import Mechanism, choose_mechanism
 from tunestone.types import Grade, GradeFlag, Grader
 
 
@@ -22,10 +22,15 @@ class Context:
 
     folder: Path
     """Relative paths in a spec start here."""
-    mechanism: Mechanism
-    """What keeps reward code in its child processes; see `sandbox.choose_mechanism`."""
+    sandbox: str = "auto"
+    """What is to confine reward code: `auto`, or the name of a mechanism."""
     cache: Path | None = None
     """Folder for the answers of judges; None keeps them in memory."""
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """What confines it on this machine. Raises SandboxError when nothing can."""
+        return choose_mechanism(self.sandbox)
 
 
 class Spec(BaseModel):

@@ -1,4 +1,4 @@
-"""The command line, and the only place that wires the rooms together."""
+"""The commands that train, compare and hand out models."""
 
 import importlib.util
 import shutil
@@ -13,61 +13,26 @@ from typing import Annotated, Any
 
 import tomli_w
 import typer
-from rich.console import Console
 from rich.text import Text
 
 import tunestone
 from tunestone import terminal
-from tunestone.config import Origins, TrainConfig, read_toml, resolve
-from tunestone.errors import (
-    ConfigError,
-    DataError,
-    ModelError,
-    RequestError,
-    RunError,
-    TunestoneError,
-    WorldError,
+from tunestone.cli.app import (
+    Assignments,
+    ConfigFile,
+    DataFile,
+    ModelName,
+    RecipeName,
+    RewardName,
+    RunPath,
+    app,
+    console,
+    say,
 )
+from tunestone.config import Origins, TrainConfig, read_toml, resolve
+from tunestone.errors import ConfigError, DataError, ModelError, RunError
 from tunestone.recipes import load_recipe
 from tunestone.runlog import RunFolder, read_lines, write_json
-
-app = typer.Typer(
-    help="Reinforcement fine-tuning on your own hardware.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-console = Console(highlight=False, soft_wrap=True)
-
-RecipeName = Annotated[str, typer.Argument(help="A recipe, e.g. word_problems or word_problems:2.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")]
-ModelName = Annotated[
-    str, typer.Option("--model", help="Hugging Face id, folder, or smollm2-135m.")
-]
-DataFile = Annotated[str, typer.Option("--data", help="JSONL file of prompts.")]
-RewardName = Annotated[str, typer.Option("--reward", help="The reward, file.py:function.")]
-RunPath = Annotated[Path, typer.Argument(help="A run folder.")]
-
-
-def main() -> None:
-    """Entry point: shows errors meant for a person as such, anything else with its traceback."""
-    try:
-        app()
-    except TunestoneError as error:
-        print_error(error)
-        sys.exit(
-            2 if isinstance(error, RequestError) else 3 if isinstance(error, WorldError) else 1
-        )
-
-
-def print_error(error: TunestoneError) -> None:
-    """Message and remedy on standard error."""
-    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-    stderr.print(Text(f"error: {error.message}", style="red"))
-    if error.remedy:
-        stderr.print(Text(error.remedy))
 
 
 @app.command()
@@ -123,7 +88,7 @@ def evaluate(
     from tunestone.core.run import evaluate_run
 
     run = RunFolder.open(run_path)
-    report = evaluate_run(run, data=data, reward=reward, say=_say)
+    report = evaluate_run(run, data=data, reward=reward, say=say)
     path = run.path / f"eval-{Path(report['heldout']).stem}.json"
     write_json(path, report)
     terminal.print_report(console, report)
@@ -257,9 +222,9 @@ def _execute(run: RunFolder) -> None:
     console.print(Text(f"Run folder: {_near(run.path)}"))
     with _interrupts() as interrupted:
         watch = Watch(
-            say=_say,
+            say=say,
             planned=lambda trainer, heldout, cost: _print_plan(run, trainer, heldout, cost),
-            measured=lambda name, scores: _say(
+            measured=lambda name, scores: say(
                 f"{name.capitalize()} model on {len(scores.rewards)} held-out prompts: "
                 f"{terminal.number(scores.mean_reward, share=scores.binary)}"
             ),
@@ -345,11 +310,3 @@ def _read_line() -> str:
         return input("> ")
     except EOFError:
         return ""
-
-
-def _say(message: str) -> None:
-    console.print(Text(message))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,206 @@
+"""The whole check: data, reward, signal and plan of a training that has not begun.
+
+It loads the model, draws completions of a few prompts as the first step would, grades them, tries
+the reward on texts of its own, and forecasts with the settings it recommends. Nothing is trained.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tunestone
+from tunestone.check.data_section import DataSet, check_data
+from tunestone.check.findings import CheckReport, Section
+from tunestone.check.lengths import measure_lengths
+from tunestone.check.plan import Recommendation, Setup, config_toml, recommend
+from tunestone.check.plan_section import Cost, Estimates, Prices, check_plan
+from tunestone.check.reward_numbers import judge_tokens
+from tunestone.check.reward_section import RewardTask, check_reward
+from tunestone.check.signal_section import Drawn, check_signal
+from tunestone.check.trial import Graded
+from tunestone.config import TrainConfig
+from tunestone.core.forecast import forecast
+from tunestone.core.model import BaseModel, load_base
+from tunestone.core.prepare import available_threads, prepare, split
+from tunestone.core.train import Trainer, sampling_params
+from tunestone.data import load_prompts
+from tunestone.rewards.function import is_file
+from tunestone.rewards.grader import read_spec
+from tunestone.rewards.spec import Context, Spec
+from tunestone.runlog import RunFolder
+from tunestone.types import Grader, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTask:
+    """What is to be checked, and how thoroughly."""
+
+    config: TrainConfig
+    given: Mapping[str, Any]
+    """The settings the user gave; only these are kept in the plan as they are."""
+    prompts: int = 32
+    """Prompts to draw completions of."""
+    completions: int = 8
+    """Completions of each."""
+    prices: Prices | None = None
+
+
+def run_check(task: CheckTask, say: Callable[[str], None]) -> tuple[CheckReport, str]:
+    """The report, and a config with the recommended settings.
+
+    Raises DataError, ModelError or RewardError when something cannot even be looked at.
+    """
+    start = time.perf_counter()
+    config = task.config.model_copy(update={"threads": task.config.threads or available_threads()})
+    torch.set_num_threads(config.threads)
+    training, validation = split(config, say)
+    test = load_prompts(Path(config.test)) if config.test else ()
+    context = Context(folder=Path.cwd(), sandbox=config.sandbox)
+    spec = read_spec(config.reward, context)
+    base = load_base(config.model, full_precision=config.lora_rank == 0)
+    lengths = measure_lengths(
+        training,
+        count_tokens=lambda prompt: len(base.encode(prompt)),
+        count_text_tokens=lambda text: len(base.tokenizer.encode(text)),
+    )
+    source = "" if spec.calls_models else _source_of(spec, context)
+    data = check_data(DataSet(training, validation, test), lengths, reward_source=source)
+    setup = Setup(
+        len(training),
+        lengths,
+        settings=task.given,
+        has_gpu=torch.cuda.is_available(),
+        context=getattr(base.network.config, "max_position_embeddings", None),
+    )
+    with ExitStack() as stack:
+        grader = spec.open(context, stack)
+        sections, plan = _check_with_model(task, spec, setup, base, grader, say)
+    subject = {
+        "data": config.data,
+        "reward": config.reward,
+        "model": config.model,
+        "version": tunestone.__version__,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    title = f"Recommended by tunestone check on {subject['time']}."
+    return (
+        CheckReport(subject, (data, *sections)),
+        config_toml(plan, given=task.given, title=title),
+    )
+
+
+def _check_with_model(
+    task: CheckTask,
+    spec: Spec,
+    setup: Setup,
+    base: BaseModel,
+    grader: Grader,
+    say: Callable[[str], None],
+) -> tuple[tuple[Section, ...], Recommendation]:
+    """The sections reward, signal and plan."""
+    first = recommend(setup)  # its lengths are needed to draw; the rest follows from what is drawn
+    trainer = _trainer(first.config, base, grader)
+    say(f"Drawing {task.completions} completions of each of {task.prompts} prompts ...")
+    drawn, graded = _draw(trainer, task)
+    signal, facts = check_signal(drawn)
+    setup = replace(setup, signal=facts)
+    plan = recommend(setup)
+    say("Trying the reward ...")
+    reward = check_reward(
+        grader,
+        [example.prompt for example in trainer.training],
+        RewardTask(plan.config.batch_size, plan.config.group_size, spec.calls_models),
+        completions=graded,
+    )
+    estimates = Estimates(
+        cost=_forecast(trainer, plan),
+        memory_available_mib=_available_memory(),
+        judge_tokens=judge_tokens([grade for _, grade in graded]) if spec.calls_models else None,
+        prices=task.prices,
+        validation_rows=len(trainer.validation),
+    )
+    return (reward, signal, check_plan(setup, plan, estimates)), plan
+
+
+def _trainer(config: TrainConfig, base: BaseModel, grader: Grader) -> Trainer:
+    """A trainer that will not train: it has no run folder on disk."""
+    nowhere = RunFolder(Path())
+    config = config.model_copy(update={"threads": config.threads or available_threads()})
+    return prepare(nowhere, config, grader, lambda message: None, base=base)
+
+
+def _draw(trainer: Trainer, task: CheckTask) -> tuple[list[Drawn], list[Graded]]:
+    """Graded completions of prompts from the whole length of the data, drawn as in training."""
+    config = trainer.config
+    order = np.random.default_rng([config.seed, 0]).permutation(len(trainer.training))
+    examples = [trainer.training[i] for i in sorted(order[: task.prompts])]
+    groups = trainer.sampler.sample(
+        [example.tokens for example in examples],
+        task.completions,
+        sampling_params(config),
+        seed=(config.seed, 0),
+    )
+    samples_P = [
+        [Sample(example.prompt, c.text, c.finish_reason == "length") for c in group]
+        for example, group in zip(examples, groups, strict=True)
+    ]
+    samples = [sample for samples_G in samples_P for sample in samples_G]
+    grades = trainer.grader.grade(samples)
+    drawn = []
+    for p, (example, group) in enumerate(zip(examples, groups, strict=True)):
+        own = grades[p * task.completions : (p + 1) * task.completions]
+        drawn.append(
+            Drawn(
+                example.prompt,
+                texts_G=tuple(completion.text for completion in group),
+                rewards_G=tuple(grade.reward for grade in own if grade.reward is not None),
+                lengths_G=tuple(len(completion.tokens) for completion in group),
+                truncated=sum(completion.finish_reason == "length" for completion in group),
+            )
+        )
+    return drawn, list(zip(samples, grades, strict=True))
+
+
+def _forecast(trainer: Trainer, plan: Recommendation) -> Cost:
+    """Time by a calibration with the plan's settings; memory by the peak it reached."""
+    config = plan.config.model_copy(update={"threads": trainer.config.threads})
+    planned = replace(trainer, config=config, steps=plan.steps)
+    heldout = len(load_prompts(Path(config.test))) if config.test else len(trainer.validation)
+    cost = forecast(planned, heldout)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_mib = peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return Cost(
+        seconds_low=cost.low,
+        seconds=cost.total,
+        seconds_high=cost.high,
+        memory_mib_low=peak_mib,
+        memory_mib=1.15 * peak_mib,
+        memory_mib_high=1.5 * peak_mib,
+    )
+
+
+def _available_memory() -> float | None:
+    """MiB that can still be had; None where the system does not say."""
+    file = Path("/proc/meminfo")
+    if not file.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in file.read_text(encoding="ascii").splitlines())
+    return int(lines["MemAvailable"].split()[0]) / 1024
+
+
+def _source_of(spec: Spec, context: Context) -> str:
+    """What shows which markers the reward looks for: its source when it is code, else its spec."""
+    files = [file for file in spec.files(context) if is_file(str(file)) and file.is_file()]
+    sources = [file.read_text(encoding="utf-8") for file in files if file.suffix == ".py"]
+    return "\n".join(sources) or json.dumps(spec.model_dump(mode="json"))

@@ -1,0 +1,5 @@
+"""`python -m tunestone.cli`."""
+
+from tunestone.cli import main
+
+main()

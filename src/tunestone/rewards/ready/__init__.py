@@ -1,0 +1,1 @@
+"""Ready graders: numbers, choices, JSON, patterns, tags, penalties, expressions, reasoning-gym."""

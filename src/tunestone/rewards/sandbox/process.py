@@ -1,0 +1,149 @@
+"""One worker process, seen from the trainer: start it, call it, end it."""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunestone.errors import RewardError
+from tunestone.rewards.sandbox.mechanism import Mechanism, python_folders, start_of
+from tunestone.rewards.sandbox.usage import descendants, process_table
+from tunestone.rewards.worker import channel
+
+if TYPE_CHECKING:
+    from tunestone.rewards.sandbox.pool import Limits, Program
+
+_LOAD_SECONDS = 120.0
+_GRACE_SECONDS = 5.0
+_LARGEST = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why a worker can answer no more."""
+
+    reason: str
+    kind: Literal["", "timeout", "memory", "killed"] = ""
+    """Empty when the call it was at need not be to blame."""
+
+
+class WorkerProcess:
+    """A confined process that has loaded a program."""
+
+    def __init__(self, program: "Program", limits: "Limits", mechanism: Mechanism) -> None:
+        """Raises RewardError when the program cannot be loaded, OSError when nothing starts."""
+        self._limits = limits
+        self._scratch = Path(tempfile.mkdtemp(prefix="tunestone-scratch-"))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by _remove
+        self._killed_for: Lost | None = None
+        try:
+            start = start_of(
+                mechanism,
+                readable=program.readable,
+                network=limits.network,
+                environment=limits.environment,
+                scratch=self._scratch,
+                file_mib=limits.file_mib,
+            )
+            self._start(start.command, start.environment)
+        except OSError:
+            self._remove()
+            raise
+        message = {
+            "loader": program.loader,
+            "setup": dict(program.setup),
+            "limits": asdict(limits),
+            "scratch": start.scratch,
+            "confine": start.confine,
+            "sys_path": python_folders(),
+        }
+        self._load(message)
+
+    @property
+    def pid(self) -> int:
+        """Its number, which is that of its process group too."""
+        return self._process.pid
+
+    def call(self, payloads: Sequence[Any]) -> tuple[list[dict[str, Any]], Lost | None]:
+        """The answers to these calls; fewer when the worker was lost, and then why."""
+        seconds = self._limits.seconds + _GRACE_SECONDS
+        answers: list[dict[str, Any]] = []
+        try:
+            channel.write(self._control.fileno(), b"".join(map(channel.encode, payloads)))
+            while len(answers) < len(payloads):
+                answers.append(self._read(seconds))
+        except TimeoutError:
+            return answers, Lost(f"no answer within {seconds:g} s", "timeout")
+        except (EOFError, OSError, ValueError):
+            return answers, self._killed_for or Lost("its worker process was lost on every attempt")
+        return answers, None
+
+    def end(self) -> None:
+        """Kill it with all it has started."""
+        self.kill()
+        self._control.close()
+        self._process.wait()
+        self._remove()
+
+    def kill(self, reason: Lost | None = None) -> None:
+        """Kill its processes; a call that waits for it then learns why it is gone."""
+        self._killed_for = self._killed_for or reason
+        groups = {usage.group for usage in descendants(process_table(), self._process.pid)}
+        for group in [self._process.pid, *groups]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                env=environment,
+                cwd=self._scratch,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                start_new_session=True,  # a group to kill, and no Ctrl-C meant for the trainer
+            )
+        self._control = ours
+        self._answers = channel.Reader(ours.fileno(), largest=_LARGEST)
+
+    def _load(self, message: dict[str, Any]) -> None:
+        try:
+            channel.write(self._control.fileno(), channel.encode(message))
+            answer = self._read(_LOAD_SECONDS)
+        except (EOFError, OSError, ValueError) as error:
+            self._errors.seek(0)
+            said = self._errors.read(4_000).decode(errors="replace").strip()
+            self.end()
+            late = f"not loaded within {_LOAD_SECONDS:g} s"
+            ended = "its process ended while it was loaded"
+            raise OSError(said or (late if isinstance(error, TimeoutError) else ended)) from error
+        if "failed" in answer:
+            self.end()
+            raise RewardError(answer["failed"]["message"], remedy=answer["failed"]["remedy"])
+
+    def _read(self, seconds: float) -> dict[str, Any]:
+        """The next answer. Raises TimeoutError or EOFError."""
+        deadline = time.monotonic() + seconds
+
+        def wait() -> bool:
+            left = max(0.0, deadline - time.monotonic())
+            return bool(select.select([self._control], [], [], left)[0])
+
+        answer: dict[str, Any] = self._answers.read(wait)
+        return answer
+
+    def _remove(self) -> None:
+        self._errors.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
