@@ -272,7 +272,7 @@ def reward({parameters}):
 def test_a_callable_without_a_signature_is_called_by_position(write, open_here):
     # `max` has no signature to look at; three values that cannot be compared make a bad grade.
     write("reward = max")
-    assert grade(open_here("reward.py:reward"))[0].error.startswith("TypeError: '>' not supported")
+    assert "TypeError: '>' not supported" in grade(open_here("reward.py:reward"))[0].error
 
 
 def test_a_partial_keeps_its_bound_argument(write, open_here):
@@ -330,7 +330,7 @@ def test_sub_scores_become_metrics(calculate):
         ("None", "the reward must be a number, got None; is a `return` missing?"),
         ("'1'", "the reward must be a number, got str"),
         ("[1]", "the reward must be a number, got list"),
-        ("np.ones(2)", "ValueError: can only convert an array of size 1 to a Python scalar"),
+        ("np.ones(2)", "can only convert an array of size 1 to a Python scalar"),
         ("Decimal(1)", "a value of type Decimal is not JSON"),
         ("1j", "a value of type complex is not JSON"),
         ("math.nan", "the reward must be finite, got nan"),
@@ -477,12 +477,12 @@ def test_a_readable_path_must_exist(write, refusal, tmp_path):
     [
         (
             {"timeout_second": 3},
-            "timeout_second: Extra inputs are not permitted. Did you mean 'timeout_seconds'?",
+            "timeout_second: there is no such field. Did you mean 'timeout_seconds'?",
         ),
-        ({"readible": ["a"]}, "readible: Extra inputs are not permitted. Did you mean 'readable'?"),
+        ({"readible": ["a"]}, "readible: there is no such field. Did you mean 'readable'?"),
         (
             {"zzz": 1},
-            "zzz: Extra inputs are not permitted. Its fields are: name, path, timeout_seconds, "
+            "zzz: there is no such field. Its fields are: name, path, timeout_seconds, "
             "memory_mib, processes, network, environment, readable.",
         ),
         ({"timeout_seconds": 0}, "timeout_seconds: Input should be greater than 0."),

@@ -87,7 +87,17 @@ def test_a_good_solution_has_the_full_reward_in_every_shape(open_code):
     samples = dict(GOOD)
     functional = samples.pop("LiveCodeBench")
     assert rewards(open_code(), *samples.values()) == [1.0] * len(samples)
-    assert rewards(open_code(entry_point="{{ item.entry }}"), functional) == [1.0]
+    stdin = sample(DOUBLE, entry="solve", tests=[{**PAIRS[0], "testtype": "stdin"}])
+    assert rewards(open_code(entry_point="{{ item.entry }}"), functional, stdin) == [1.0, 1.0]
+
+
+def test_entry_point_and_prefix_may_stand_in_keys_of_their_own(open_code):
+    grader = open_code(
+        tests="{{ item.test }}", entry_point="{{ item.entry_point }}", prefix="{{ item.code }}"
+    )
+    row = {"code": BODY_ROW["prompt"], "test": BODY_ROW["test"], "entry_point": "area"}
+    body, wrong = "    return math.pi * r ** 2", "    return math.pi * r"
+    assert rewards(grader, sample(body, **row), sample(wrong, **row)) == [1.0, 0.0]
 
 
 def test_values_cross_as_what_they_are(open_code):
@@ -204,6 +214,13 @@ HOSTILE = {
     "kills the judge": """
         import os
         def f(x): os.kill(os.getppid(), 9)""",
+    "takes what others may use": """
+        import os, resource
+        for pid in (os.getppid(), 1):
+            for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CPU):
+                try: resource.prlimit(pid, kind, (0, 0))
+                except OSError: continue
+        def f(x): return 0""",
     "starts processes": """
         import os
         def f(x):
@@ -221,6 +238,9 @@ HOSTILE = {
     "recurses": "def f(x): return [f(x)]",
     "answers endlessly": "def f(x): return 'a' * (1 << 23)",
     "answers what contains itself": "def f(x):\n    a = []\n    a.append(a)\n    return a",
+    "fills the disk": """
+        with open("big", "wb") as file:
+            while True: file.write(bytes(1 << 20)); file.flush()""",
     "prints endlessly": "while True: print('x' * 1000)",
 }
 
@@ -240,8 +260,11 @@ def test_a_hostile_solution_gets_nothing_and_disturbs_nobody(open_code):
 
 
 def test_a_hostile_program_gets_nothing(open_code):
-    tests = [{"input": "1", "output": "OK"}]
-    names = [name for name in HOSTILE if "prints at the end" not in name]
+    tests = [{"input": "1", "output": "OK"}, {"input": "2", "output": "OK"}]
+    names = [
+        *("leaves with status 0", "exits politely", "prints what looks like a result"),
+        *("talks nonsense", "takes what others may use", "hangs", "fills the disk"),
+    ]
     samples = [sample(textwrap.dedent(HOSTILE[name]), tests=tests) for name in names]
     grades = open_code().grade([*samples, sample("print('OK')", tests=tests)])
     assert {(grade.reward, grade.error) for grade in grades[:-1]} == {(0.0, None)}

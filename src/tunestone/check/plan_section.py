@@ -19,6 +19,9 @@ from tunestone.check.findings import Finding, Json, Section, Table, percent
 from tunestone.check.plan import Recommendation, Setup
 from tunestone.errors import ConfigError
 
+_LONG_SECONDS = 1_800.0
+_FIRST_STEPS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -177,6 +180,7 @@ def _findings(
         "plan",
         f"{plan.steps} steps of {config.batch_size} prompts x {config.group_size} completions.",
     )
+    yield from _check_time(plan, estimates.cost)
     yield from _check_room(setup, plan)
     yield from _check_memory(estimates)
     missing = [
@@ -196,6 +200,21 @@ def _findings(
             f"There is no price for the judge {_names(missing)}.",
             "Give a table with --prices to see what the judges of a training cost.",
         )
+
+
+def _check_time(plan: Recommendation, cost: Cost | None) -> Iterator[Finding]:
+    """A plan that takes long: what a first look at it would take."""
+    if cost is None or cost.seconds < _LONG_SECONDS or plan.steps <= _FIRST_STEPS:
+        return
+    first = _FIRST_STEPS * cost.seconds / plan.steps
+    yield Finding(
+        "advice",
+        "long_run",
+        f"All {plan.steps} steps take about {cost.seconds / 3600:.1f} hours here "
+        f"({cost.seconds_low / 3600:.1f} to {cost.seconds_high / 3600:.1f}).",
+        f"Look at {_FIRST_STEPS} steps first: --set max_steps={_FIRST_STEPS}, about "
+        f"{first / 60:.0f} minutes.",
+    )
 
 
 def _check_room(setup: Setup, plan: Recommendation) -> Iterator[Finding]:

@@ -191,13 +191,6 @@ def _findings(
         yield Finding("ok", "pass_rate", f"{rate}.")
     if facts.mixed_share:
         yield _judge_groups(facts)
-    if facts.truncated_share > 0.1:
-        yield Finding(
-            "warning",
-            "truncated_completions",
-            f"{percent(facts.truncated_share)} of the completions were cut off.",
-            "Raise max_completion_tokens, or ask for shorter answers.",
-        )
 
 
 def _judge_groups(facts: SignalFacts) -> Finding:

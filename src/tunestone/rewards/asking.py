@@ -152,11 +152,11 @@ class Asker:
                 reply = self._send(messages, question, spent)
                 value = _read(reply.text, question)
         except ChatFailure as error:
-            return _total([*spent, error.spent], Answer(error=str(error), flag=error.flag))
+            return _sum_up([*spent, error.spent], Answer(error=str(error), flag=error.flag))
         except UnreadableReply as error:
-            return _total(spent, Answer(error=str(error), flag="model_grader_parse_error"))
+            return _sum_up(spent, Answer(error=str(error), flag="model_grader_parse_error"))
         self._cache.put(key, reply.text)
-        return _total(spent, Answer(value))
+        return _sum_up(spent, Answer(value))
 
     def _send(
         self, messages: Sequence[Message], question: Question[T], spent: list[Reply]
@@ -191,6 +191,30 @@ def answer_grade(answer: Answer[T], *, model: str, grade: Callable[[T], Grade]) 
     else:
         result = grade(answer.value)
     return replace(result, seconds=answer.seconds, attempts=answer.attempts, tokens=tokens)
+
+
+def total_cost(answer: Answer[T], spent: Sequence[Reply | Answer[Any]]) -> Answer[T]:
+    """The answer with the cost of all that was spent on it.
+
+    Attempts are those of the request that needed most: more than 1 means that something failed.
+    """
+    names = dict.fromkeys(name for one in spent for name in one.tokens)
+    return replace(
+        answer,
+        seconds=sum(one.seconds for one in spent),
+        attempts=max((one.attempts for one in spent), default=1),
+        tokens={name: sum(one.tokens.get(name, 0) for one in spent) for name in names},
+    )
+
+
+def object_schema(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with these keys and no others; let the reasons come before the verdict."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def parse_object(text: str) -> Mapping[str, Any]:
@@ -229,19 +253,13 @@ def read_number(reply: Mapping[str, Any], name: str) -> float:
     return number
 
 
+def _sum_up(spent: Sequence[Reply], answer: Answer[T]) -> Answer[T]:
+    """One question's requests, a repeated one included; here the attempts add up."""
+    return replace(total_cost(answer, spent), attempts=sum(reply.attempts for reply in spent))
+
+
 def _read(text: str, question: Question[T]) -> T:
     return question.read(parse_object(text))
-
-
-def _total(spent: Sequence[Reply], answer: Answer[T]) -> Answer[T]:
-    """The answer with the cost of all its requests."""
-    names = dict.fromkeys(name for reply in spent for name in reply.tokens)
-    return replace(
-        answer,
-        seconds=sum(reply.seconds for reply in spent),
-        attempts=sum(reply.attempts for reply in spent),
-        tokens={name: sum(reply.tokens.get(name, 0) for reply in spent) for name in names},
-    )
 
 
 def _open_model(name: str, endpoint: Endpoint, params: SamplingParams) -> OpenAIChat | BedrockChat:

@@ -45,12 +45,7 @@ def load_program(setup: dict[str, Any]) -> Callable[[Any], Any]:
 
     def call(payload: dict[str, Any]) -> Any:
         arguments = {**payload, "prompt": tuple(payload["prompt"])}
-        try:
-            value = function(**arguments) if by_name else function(*arguments.values())
-        except BaseException as error:
-            if error.__traceback__ is not None:  # start it at the user's frame, not at this one
-                error.__traceback__ = error.__traceback__.tb_next
-            raise
+        value = function(**arguments) if by_name else function(*arguments.values())
         if not isinstance(value, dict) or "reward" not in value:
             return value
         return {

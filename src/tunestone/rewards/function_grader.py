@@ -1,8 +1,9 @@
 """A user's Python function as the reward. This part runs in the trainer; see also `function.py`."""
 
-import os
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -55,13 +56,14 @@ class Function(Spec):
             network=self.network,
             environment=self.environment,
         )
-        sandbox = Sandbox(program, limits, self._mechanism(context), workers=os.cpu_count() or 1)
+        sandbox = Sandbox(program, limits, self._mechanism(context))
         return FunctionGrader(stack.enter_context(sandbox))
 
     def files(self, context: Context) -> list[Path]:
-        """The file with the function; none when it is a module."""
+        """The file with the function."""
         source, _ = split_spec(self.path)
-        return [context.folder / source] if is_file(source) else []
+        file = context.folder / source if is_file(source) else _module_file(source, context.folder)
+        return [file] if file is not None else []
 
     def _find_readable(self, context: Context) -> list[Path]:
         paths = [context.folder / path for path in self.readable]
@@ -78,7 +80,7 @@ class Function(Spec):
         try:
             return context.mechanism
         except SandboxError:
-            if self.path.startswith("tunestone.recipes.") and not self.files(context):
+            if self.path.startswith("tunestone.recipes.") and not is_file(split_spec(self.path)[0]):
                 return Mechanism("none", namespaces=False)
             raise
 
@@ -102,3 +104,15 @@ def _arguments(sample: Sample) -> dict[str, Any]:
     if prompt.tools:
         row["tools"] = list(prompt.tools)
     return {"prompt": list(prompt.messages), "completion": sample.text, "row": row}
+
+
+def _module_file(name: str, folder: Path) -> Path | None:
+    """Where a module lies, found without importing anything; None when it cannot be told."""
+    places: list[str] | None = [str(folder), *sys.path]
+    found = None
+    for part in name.split("."):
+        found = PathFinder.find_spec(part, places)
+        if found is None:
+            return None
+        places = list(found.submodule_search_locations or ())
+    return Path(found.origin) if found and found.has_location and found.origin else None

@@ -79,9 +79,9 @@ def read_spec(written: Written, context: Context) -> Spec:
     """The spec of what is written. Raises RewardError that says what is wrong and where."""
     if not isinstance(written, str):
         return parse_spec(written)
-    file = context.folder / written
-    if file.suffix in (".json", ".toml"):
-        return parse_spec(_read_table(file))
+    is_address = written.startswith(("http://", "https://"))
+    if written.endswith((".json", ".toml")) and not is_address:
+        return parse_spec(_read_table(context.folder / written))
     return parse_spec(_expand(written))
 
 
@@ -144,6 +144,8 @@ def _explain(error: ValidationError, kind: str) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            reason = "there is no such field"
         reasons.append(f"{where}: {reason}" if where else reason)
     return f"{kind} reward: {'; '.join(reasons)}."
 

@@ -20,6 +20,7 @@ from tunestone.rewards.asking import (
     Question,
     UnreadableReply,
     answer_grade,
+    object_schema,
     open_asker,
     read_number,
 )
@@ -82,7 +83,7 @@ class ScoreModel(Spec):
     def open(self, context: Context, stack: ExitStack) -> "ModelGrader[float]":
         """The grader. Raises RewardError for a broken template or a client that cannot be made."""
         low, high = self.range
-        schema = _object_schema(steps=_STEPS, result={"type": "number"})
+        schema = object_schema(steps=_STEPS, result={"type": "number"})
         return ModelGrader(
             open_asker(
                 self.model, self.endpoint, params=self.sampling_params, context=context, stack=stack
@@ -123,7 +124,7 @@ class LabelModel(Spec):
 
     def open(self, context: Context, stack: ExitStack) -> "ModelGrader[str]":
         """The grader. Raises RewardError for a broken template or a client that cannot be made."""
-        schema = _object_schema(steps=_STEPS, label={"type": "string", "enum": list(self.labels)})
+        schema = object_schema(steps=_STEPS, label={"type": "string", "enum": list(self.labels)})
         return ModelGrader(
             open_asker(
                 self.model, self.endpoint, params=self.sampling_params, context=context, stack=stack
@@ -191,16 +192,6 @@ class ModelGrader(Generic[T]):
 
     def _judge(self, answer: Answer[T]) -> Grade:
         return answer_grade(answer, model=self.asker.name, grade=self._grade)
-
-
-def _object_schema(**properties: Mapping[str, Any]) -> dict[str, Any]:
-    """An object with these keys and no others; the reasons come first, the verdict last."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 def _text_of(block: Any) -> str:

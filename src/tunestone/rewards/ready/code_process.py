@@ -1,9 +1,9 @@
 """A model's solution as the judge holds it: a confined process that runs once or answers calls.
 
 The sandbox confines judge and solution together against the world; what is here stands between the
-two. The solution is a fresh Python (nothing of the judge's memory, files or environment), may
-signal itself only and start no processes, and has less memory and time than the judge, which
-therefore outlives whatever the solution does.
+two. The solution is a fresh Python: nothing of the judge's memory, files or environment. It may
+signal itself only, start no processes, and touch nobody's limits; it has less memory and time than
+the judge, which therefore outlives whatever the solution does.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def run_program(source: bytes, text: str, bounds: Bounds, deadline: float) -> st
     It fails by a status other than 0, by printing more than 4 MiB, and by the deadline
     (of `time.monotonic`).
     """
-    with tempfile.TemporaryFile() as stdin:
+    with _nameless_file() as stdin:
         stdin.write(b"%d\n" % len(source) + source + text.encode(errors="replace"))
         stdin.seek(0)
         child = _start(["run"], stdin, bounds)
@@ -234,7 +234,7 @@ def _start(
     environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     # A file takes what nobody reads, up to the sandbox's limit on files: under Landlock /dev/null
     # can be read only.
-    with tempfile.TemporaryFile() as sink:
+    with _nameless_file() as sink:
         # All of its environment is ours, so -I would only take the hash seed away: a solution that
         # prints a set is to print the same one in every run.
         return subprocess.Popen(
@@ -246,6 +246,13 @@ def _start(
             pass_fds=() if answers is None else (answers,),
             preexec_fn=lambda: _confine(bounds),
         )
+
+
+def _nameless_file() -> IO[bytes]:
+    """In memory where there is such a thing: the solution may have filled the scratch folder."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("solution"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 _VARIABLES = (
@@ -266,30 +273,42 @@ def _confine(bounds: Bounds) -> None:
         resource.setrlimit(kind, (value, value))
     if bounds.is_confined:
         confine.restrict_signals()
-        _forbid_processes()
+        _forbid_others()
 
 
-def _forbid_processes() -> None:
-    """From now on this process can start threads but no processes: no bomb, nothing left over.
+# System call numbers as in `confine.py`: (x86_64, aarch64).
+_OF_OTHERS = {
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+}
+_OF_ITSELF_ONLY = {"prlimit64": (302, 261), "sched_setaffinity": (203, 122)}
+_FORK, _VFORK, _CLONE, _CLONE_THREAD = (57, None), (58, None), (56, 220), 0x10000
 
-    It belongs to `confine.py`, whose vocabulary it is written in.
+
+def _forbid_others() -> None:
+    """From now on this process can start threads but no processes, so there is no bomb and nothing
+    left over, and cannot take time, memory or files from the judge by limits and priorities.
+
+    It is written in the words of `confine.py`, where it belongs.
     """
-    fork, vfork, clone, clone_thread = (57, None), (58, None), (56, 220), 0x10000
-    body = [
+    threads_only = [
         (confine._LOAD, 0, 0, confine._ARGUMENT0),
-        (confine._JUMP_ANY_BIT, 1, 0, clone_thread),
+        (confine._JUMP_ANY_BIT, 1, 0, _CLONE_THREAD),
         (confine._RETURN, 0, 0, confine._ERRNO | confine._EPERM),
         (confine._RETURN, 0, 0, confine._ALLOW),
     ]
-    number = confine._number(clone) or 0
-    confine._install(
-        [
-            *confine._forbid(confine._number(fork)),
-            *confine._forbid(confine._number(vfork)),
-            (confine._JUMP_EQUAL, 0, len(body), number),
-            *body,
-        ]
-    )
+    rules = [
+        (confine._JUMP_EQUAL, 0, len(threads_only), confine._number(_CLONE) or 0),
+        *threads_only,
+    ]
+    for numbers in (_FORK, _VFORK, *_OF_OTHERS.values()):
+        rules += confine._forbid(confine._number(numbers))
+    for numbers in _OF_ITSELF_ONLY.values():
+        rules += confine._only_for_argument(numbers, [0])
+    confine._install(rules)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -36,6 +36,7 @@ from tunestone.rewards.ready.fenced import find_last_block
 Suite = Mapping[str, Any]
 """Of `code_tests.read_suite`."""
 
+_SOURCE_CHARACTERS = 1 << 17
 _LANGUAGES = ("python", "py", "python3")
 
 
@@ -223,7 +224,9 @@ def _passes(check: Callable[[], None], solution: Solution) -> bool:
 
 
 def _compiled(code: str) -> bytes | None:
-    """The source, if it is Python."""
+    """The source, if it is Python of a decent length: compiling may take quadratic time."""
+    if len(code) > _SOURCE_CHARACTERS:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -45,8 +45,8 @@ def read_suite(tests: Any, *, entry_point: str = "", prefix: str = "") -> dict[s
         return {**common, **_read_code(tests, entry_point, prefix)}
     if not pairs:
         raise UnusableReferenceError("the row has no tests.")
-    is_call = bool(entry_point) or any(pair.get("testtype") == "functional" for pair in pairs)
-    if not is_call:
+    usual = "functional" if entry_point else "stdin"  # LiveCodeBench says which it is
+    if all(pair.get("testtype", usual) == "stdin" for pair in pairs):
         texts = [{name: _as_text(pair[name]) for name in ("input", "output")} for pair in pairs]
         return {**common, "style": "stdin", "tests": texts}
     if not entry_point:
@@ -175,17 +175,20 @@ def _refuse_idle(tree: ast.Module, has_check: bool) -> None:
 
 
 def _trusted_part(prefix: str) -> str:
-    """The prefix as Python of its own: its imports and helpers serve the tests as well.
-
-    The last function has no body yet, or only a docstring.
-    """
-    for code in (prefix, f"{prefix.rstrip()}\n    pass\n"):
-        try:
-            ast.parse(code)
-        except (SyntaxError, ValueError):
-            continue
-        return code
+    """The prefix as Python of its own: its imports and helpers serve the tests as well."""
+    whole = f"{prefix.rstrip()}\n    pass\n"  # its last function has no body yet
+    for code in (prefix, whole):
+        if _is_python(code):
+            return code
     raise UnusableReferenceError("the code that completions go on from is no Python.")
+
+
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _bound_names(tree: ast.AST) -> set[str]:

@@ -9,7 +9,6 @@ What a row lacks is an error on its samples, never a zero: the model is not to b
 """
 
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -117,7 +116,6 @@ def open_sandboxed(
         Program(loader=_LOADER, setup=setup),
         Limits(seconds=seconds),
         context.mechanism,
-        workers=os.cpu_count() or 1,
     )
     return SandboxedGrader(stack.enter_context(sandbox), arguments)
 

@@ -8,7 +8,7 @@ Left out: a comparison over several databases, as Spider's test suites have it. 
 database a wrong query may give the right rows; put rows into it that tell queries apart.
 """
 
-import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +31,7 @@ from tunestone.types import Sample
 _LOADER = "tunestone.rewards.ready.sql_program:load_program"
 _GRACE_SECONDS = 5.0
 _MOST_WORKERS = 8
+_VARIABLE = re.compile(r"\{\{.*?\}\}")
 
 
 @final
@@ -91,9 +92,15 @@ class Sql(Spec):
                 memory_mib=2 * self.memory_mib + 256,
             ),
             context.mechanism,
-            workers=min(os.cpu_count() or 1, _MOST_WORKERS),
         )
         return SandboxedGrader(stack.enter_context(sandbox), self._arguments(context.folder))
+
+    def files(self, context: Context) -> list[Path]:
+        """The databases."""
+        if self.database is None:
+            return []
+        folder, pattern = _split(context.folder, self.database)
+        return sorted(folder.glob(pattern))
 
     def _arguments(self, folder: Path) -> Arguments:
         texts = {"reference": self.reference}
@@ -114,10 +121,16 @@ class Sql(Spec):
         return read
 
 
+def _split(folder: Path, template: str) -> tuple[Path, str]:
+    """The last folder before the first variable, and a glob of what lies below it."""
+    start, _, _ = template.partition("{{")
+    above, slash, _ = start.rpartition("/")
+    return folder / (above + slash), _VARIABLE.sub("*", template[len(above + slash) :])
+
+
 def _readable_part(folder: Path, template: str) -> Path:
-    """The file, or the last folder before the first variable."""
-    start, braces, _ = template.partition("{{")
-    path = folder / start if not braces else folder / start.rpartition("/")[0]
+    """The file, or where the name is a template the folder of all it may name."""
+    path = _split(folder, template)[0] if "{{" in template else folder / template
     if not path.exists():
         raise RewardError(
             f"database: {path} does not exist.", remedy="Paths start at the reward's folder."

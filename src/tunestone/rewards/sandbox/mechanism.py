@@ -93,7 +93,7 @@ def start_of(
         "files": mechanism.name == "landlock",
         "system_calls": mechanism.name != "none",
         "readable": [*files, *_DEVICES, "/sys/devices/system/cpu"],
-        "listable": [str(path) for path in readable],  # to find the modules in them
+        "listable": [str(path) for path in readable if path.is_dir()],  # to find modules there
     }
     wrap = _bubblewrap(files, network=network, file_mib=file_mib) if is_bubblewrap else []
     return Start([*wrap, *python], variables, inside, confine)

@@ -1,5 +1,6 @@
 """Workers that load a program once and call it in fresh forks; one sandbox per program."""
 
+import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from tunestone.errors import RewardError
+from tunestone.errors import RewardError, SandboxError
 from tunestone.rewards.sandbox.mechanism import Mechanism
 from tunestone.rewards.sandbox.process import Lost, WorkerProcess
 from tunestone.rewards.sandbox.usage import find_greed, process_table
@@ -16,6 +17,7 @@ FailureKind = Literal["", "raised", "timeout", "memory", "killed", "output"]
 _WATCH_SECONDS = 0.05
 _ATTEMPTS = 2
 _MOST_AT_ONCE = 16
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,16 @@ class Sandbox:
     """
 
     def __init__(
-        self, program: Program, limits: Limits, mechanism: Mechanism, *, workers: int
+        self,
+        program: Program,
+        limits: Limits,
+        mechanism: Mechanism,
+        *,
+        workers: int | None = None,
     ) -> None:
+        """`workers`: how many at most; None for one per core, up to 8."""
         self._program, self._limits, self._mechanism = program, limits, mechanism
-        self._most = max(1, workers)
+        self._most = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
         self._idle: list[WorkerProcess] = []
         self._busy: list[WorkerProcess] = []
         self._lock = threading.Lock()
@@ -137,7 +145,7 @@ class Sandbox:
                         attempt = 1
                     else:
                         attempt += 1
-        except (RewardError, OSError) as error:
+        except (RewardError, SandboxError, OSError) as error:
             work.fault = error
 
     def _start(self) -> WorkerProcess:
@@ -183,7 +191,7 @@ class _Work:
     def __init__(self, payloads: Sequence[Any]) -> None:
         self.payloads = payloads
         self.outcomes: dict[int, Outcome] = {}
-        self.fault: RewardError | OSError | None = None
+        self.fault: RewardError | SandboxError | OSError | None = None
         self._next = 0
         self._lock = threading.Lock()
 
@@ -207,7 +215,7 @@ def find_fault(mechanism: Mechanism) -> str:
         try:
             with Sandbox(program, Limits(seconds=10), mechanism, workers=1) as sandbox:
                 nothing, read, connect = sandbox.call(["nothing", "read", "socket"])
-        except (RewardError, OSError) as error:
+        except (RewardError, SandboxError, OSError) as error:
             return str(error)
     if nothing.error:
         return nothing.error

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunestone.errors import RewardError
+from tunestone.errors import RewardError, SandboxError
 from tunestone.rewards.sandbox.mechanism import Mechanism, python_folders, start_of
 from tunestone.rewards.sandbox.usage import descendants, process_table
 from tunestone.rewards.worker import channel
@@ -40,7 +40,8 @@ class WorkerProcess:
     """A confined process that has loaded a program."""
 
     def __init__(self, program: "Program", limits: "Limits", mechanism: Mechanism) -> None:
-        """Raises RewardError when the program cannot be loaded, OSError when nothing starts."""
+        """Raises RewardError when the program cannot be loaded, and OSError or SandboxError when
+        nothing can be started."""
         self._limits = limits
         self._scratch = Path(tempfile.mkdtemp(prefix="tunestone-scratch-"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by _remove
@@ -123,15 +124,24 @@ class WorkerProcess:
             channel.write(self._control.fileno(), channel.encode(message))
             answer = self._read(_LOAD_SECONDS)
         except (EOFError, OSError, ValueError) as error:
-            self._errors.seek(0)
-            said = self._errors.read(4_000).decode(errors="replace").strip()
-            self.end()
-            late = f"not loaded within {_LOAD_SECONDS:g} s"
-            ended = "its process ended while it was loaded"
-            raise OSError(said or (late if isinstance(error, TimeoutError) else ended)) from error
+            raise self._not_loaded(error) from error
         if "failed" in answer:
             self.end()
             raise RewardError(answer["failed"]["message"], remedy=answer["failed"]["remedy"])
+
+    def _not_loaded(self, error: Exception) -> RewardError | SandboxError:
+        """Why nothing came back: the mechanism failed and said so, or the program ended it."""
+        self._errors.seek(0)
+        said = self._errors.read(4_000).decode(errors="replace").strip()
+        self.end()
+        if said:
+            return SandboxError(f"A worker could not be started: {said}")
+        if isinstance(error, TimeoutError):
+            return RewardError(f"the reward was not loaded within {_LOAD_SECONDS:g} s.")
+        return RewardError(
+            "the process ended while the reward was loaded.",
+            remedy="A reward must not exit on import.",
+        )
 
     def _read(self, seconds: float) -> dict[str, Any]:
         """The next answer. Raises TimeoutError or EOFError."""

@@ -28,7 +28,7 @@ from tunestone.rewards.worker import channel, confine
 
 _REQUEST_BYTES = 1 << 30
 _FRAME_BYTES = 1 << 16  # what a result has besides its value
-_POLL_SECONDS = 0.05
+_POLL_MILLISECONDS = 50
 _TEXT_CHARACTERS = 4_000
 _LEARNED_MODULES = 200
 _OPEN_FILES = 256
@@ -69,7 +69,7 @@ class Worker:
         self._is_first = os.getpid() == 1  # of its own process namespace
         self._call = _load(setup)
         self._modules = set(sys.modules)
-        _settle()
+        self._settle()
 
     def answer(self, payload: Any) -> bytes:
         """The answer to one call. Raises EOFError when nobody waits for it any more."""
@@ -98,18 +98,9 @@ class Worker:
         """In the fork: call the program and write what came of it. Never returns."""
         os.close(result)
         os.close(self._control)
-        limit = self._limits["output_kib"]
         try:
             self._confine_fork()
-            value = self._call(payload)
-            message: Message = {"value": value}
-            if len(sys.modules) > len(self._modules):
-                new = [name for name in sys.modules if name not in self._modules]
-                message["modules"] = new[:_LEARNED_MODULES]
-            data = channel.encode(message)
-            if len(data) > limit * 1024:
-                error = f"the result takes {len(data)} bytes, more than the limit of {limit} KiB"
-                data = channel.encode({"kind": "output", "error": error})
+            data = self._encode(self._call(payload))
         except MemoryError:
             error = f"it needed more memory than the limit of {self._limits['memory_mib']} MiB"
             data = channel.encode({"kind": "memory", "error": error})
@@ -121,20 +112,26 @@ class Worker:
         finally:
             os._exit(0)
 
+    def _encode(self, value: Any) -> bytes:
+        """The message with a result, and with what the call had to import."""
+        message: Message = {"value": value}
+        if len(sys.modules) > len(self._modules):
+            new = [name for name in sys.modules if name not in self._modules]
+            message["modules"] = new[:_LEARNED_MODULES]
+        try:
+            data = channel.encode(message)
+        except (TypeError, ValueError, RecursionError) as error:
+            return channel.encode({"kind": "raised", "error": f"the result is not JSON: {error}"})
+        limit = self._limits["output_kib"]
+        if len(data) <= limit * 1024:
+            return data
+        error_ = f"the result takes {len(data)} bytes, more than the limit of {limit} KiB"
+        return channel.encode({"kind": "output", "error": error_})
+
     def _confine_fork(self) -> None:
         """Limits of its own; where the worker has no namespace, a group it cannot leave."""
-        seconds = int(self._limits["seconds"]) + 2
-        size = self._limits["file_mib"] << 20
-        # The limit is on top of what the program holds already.
-        space = self._address_space() + (self._limits["memory_mib"] << 20)
-        for kind, value in (
-            (resource.RLIMIT_CPU, seconds),
-            (resource.RLIMIT_FSIZE, size),
-            (resource.RLIMIT_AS, space),
-            (resource.RLIMIT_NOFILE, _OPEN_FILES),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(kind, (value, value))
+        for kind, values in self._resources:
+            resource.setrlimit(kind, values)
         if not self._is_first:
             os.setpgid(0, 0)
             if self._asked["system_calls"]:
@@ -142,19 +139,33 @@ class Worker:
                 confine.keep_in_group()
         gc.enable()
 
-    def _address_space(self) -> int:
-        """Bytes of address space the program takes before the call."""
-        if self._statm is None:
-            return 0
-        return int(os.pread(self._statm, 64, 0).split()[0]) * resource.getpagesize()
+    def _settle(self) -> None:
+        """Keep what is loaded shared with all forks, and set their limits on top of it."""
+        gc.enable()
+        gc.collect()
+        gc.freeze()  # a collection in a fork would copy what it looks at
+        gc.disable()
+        pages = int(os.pread(self._statm, 64, 0).split()[0]) if self._statm else 0
+        space = pages * resource.getpagesize() + (self._limits["memory_mib"] << 20)
+        seconds = int(self._limits["seconds"]) + 2
+        size = self._limits["file_mib"] << 20
+        self._resources = (
+            (resource.RLIMIT_AS, (space, space)),
+            (resource.RLIMIT_CPU, (seconds, seconds)),
+            (resource.RLIMIT_FSIZE, (size, size)),
+            (resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES)),
+            (resource.RLIMIT_CORE, (0, 0)),
+        )
 
     def _wait(self, child: int, result: int, deadline: float) -> Message:
         """The fork's message, or why there is none."""
         fault: Message = {}
+        poller = select.poll()
+        poller.register(result, select.POLLIN)
         largest = self._limits["output_kib"] * 1024 + _FRAME_BYTES
 
         def wait() -> bool:
-            while not select.select([result], [], [], _POLL_SECONDS)[0]:
+            while not poller.poll(_POLL_MILLISECONDS):
                 self._refuse_abandoned()
                 fault.update(self._overrun(deadline))
                 if fault:
@@ -226,15 +237,7 @@ class Worker:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
         self._modules.update(names, sys.modules)
-        _settle()
-
-
-def _settle() -> None:
-    """Keep what is loaded shared with all forks: a collection there would copy it."""
-    gc.enable()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+        self._settle()
 
 
 def _kill(kill: Callable[[int, int], None], target: int) -> None:
@@ -302,9 +305,11 @@ def _describe(error: BaseException) -> str:
     """The traceback from the program on, without our own frames above it."""
     import traceback
 
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(own):
         trace = trace.tb_next
+    trace = trace or error.__traceback__  # a fault of ours is shown whole
     text = "".join(traceback.format_exception(type(error), error, trace)).strip()
     return text if len(text) <= _TEXT_CHARACTERS else "[...] " + text[-_TEXT_CHARACTERS:]
 
@@ -318,7 +323,7 @@ def _tail(printed: int) -> str:
 
 def _ended(child: int) -> Message:
     """What is said of a fork that ended before it gave a result."""
-    deadline = time.perf_counter() + _POLL_SECONDS
+    deadline = time.perf_counter() + 0.05
     while (state := os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
         if time.perf_counter() > deadline:  # it has closed its pipe and goes on
             return {"kind": "killed", "error": "its process gave up its result"}
