@@ -146,6 +146,20 @@ def stop_the_worker(rest):
     os.kill(os.getppid(), signal.SIGSTOP)
     return 1
 
+def lower_the_workers_limits(rest):
+    import resource
+    resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (0, 0))
+    return 1
+
+def slow_the_worker_down(rest):
+    os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)
+    return 1
+
+def use_the_null_device(rest):
+    subprocess.run(["/bin/true"], stdout=subprocess.DEVNULL, check=True)
+    with open("/dev/null", "w") as sink:
+        return sink.write("x")
+
 def leave_a_daemon(rest):
     if os.fork() == 0:
         os.setsid()
@@ -228,6 +242,8 @@ def test_this_machine_confines_reward_code():
         ("exit_politely", "raised", "SystemExit: done"),
         ("change_the_grader", "killed", "before giving a result"),
         ("delete_own_files", "raised", "Error"),
+        ("lower_the_workers_limits", "raised", "PermissionError"),
+        ("slow_the_worker_down", "raised", "PermissionError"),
     ],
 )
 def test_a_hostile_call_is_an_error_of_its_own_sample(sandbox, hostile, kind, said):
@@ -302,8 +318,9 @@ def test_processes_left_behind_are_ended(sandbox):
 
 
 def test_honest_code_may_use_subprocesses(sandbox):
-    (outcome,) = grades(sandbox, "use_a_shell")
-    assert outcome.value == 42, outcome.error
+    shell, null = grades(sandbox, "use_a_shell", "use_the_null_device")
+    assert shell.value == 42, shell.error
+    assert null.value == 1, null.error
 
 
 def test_the_environment_is_handed_on_by_name_only(sandbox, tmp_path, monkeypatch):

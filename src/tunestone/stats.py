@@ -4,6 +4,7 @@ Base and tuned models answer the same held-out prompts, so everything here that 
 paired: it looks at the differences prompt by prompt, which is far sharper than comparing two
 averages. Right-or-wrong outcomes use closed formulas (Wilson, Newcombe, exact McNemar); other
 scores use resampling with a fixed seed, so that a report read twice says the same thing twice.
+Cohen's kappa, for a judge against people, is here too.
 
 All probabilities are two-sided. Left out: corrections for looking at many tasks at once; whoever
 compares ten recipes and reports the best one has to divide by ten.
@@ -12,7 +13,7 @@ compares ten recipes and reports the best one has to divide by ten.
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ RESAMPLES = 10_000
 """Draws of the bootstrap and of the sign-flip test."""
 SEED = 20_231_123
 """Fixed, so that the same scores always give the same interval and p-value."""
+
+KappaWeights = Literal["none", "quadratic"]
 
 _BLOCK_ELEMENTS = 2_000_000
 """Resamples are drawn in blocks of about this many numbers (16 MB) to bound the memory."""
@@ -124,6 +127,68 @@ def paired_permutation_p(base: Sequence[float], tuned: Sequence[float]) -> float
         signs = 2.0 * generator.integers(0, 2, size=(rows, n)) - 1.0
         hits += int(np.count_nonzero(np.abs(signs @ difference_P) >= threshold))
     return (1 + hits) / (1 + RESAMPLES)
+
+
+def cohen_kappa(a: Sequence[float], b: Sequence[float], *, weights: KappaWeights = "none") -> float:
+    """Agreement of two raters beyond chance: 1 is perfect, 0 what chance gives, negative worse.
+
+    One minus the mean disagreement of the pairs over the mean disagreement of every score of `a`
+    with every score of `b`. `none`: two scores disagree (1) or not (0), J. Cohen (1960), Educ.
+    Psychol. Meas. 20:37-46. `quadratic`: they disagree by their squared distance on the scale, J.
+    Cohen (1968), Psychol. Bull. 70:213-220; levels nobody used make no difference.
+
+    NaN when both raters gave everything one and the same score: chance then explains it all.
+    Raises ValueError for no pairs, unequal lengths, NaN or infinity.
+    """
+    a_P, b_P = _check_pairs(a, b)
+    return float(_kappas(a_P[None, :], b_P[None, :], weights=weights)[0])
+
+
+def cohen_kappa_interval(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    weights: KappaWeights = "none",
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval (lower, upper) of `cohen_kappa`: percentile bootstrap over the items.
+
+    `RESAMPLES` draws of whole pairs with seed `SEED`; draws in which both raters gave everything
+    one and the same score have no kappa and are left out. (NaN, NaN) when that is true of the
+    scores themselves. With perfect agreement it has no width; below about 30 items it is too
+    narrow. Raises ValueError as `cohen_kappa`, and for a confidence outside (0, 1).
+    """
+    a_P, b_P = _check_pairs(a, b)
+    _z_value(confidence)  # refuses a confidence outside (0, 1)
+    n = a_P.size
+    generator = np.random.default_rng(SEED)
+    blocks = []
+    for rows in _block_rows(n):
+        drawn = generator.integers(0, n, size=(rows, n))
+        blocks.append(_kappas(a_P[drawn], b_P[drawn], weights=weights))
+    kappas = np.concatenate(blocks)
+    kappas = kappas[~np.isnan(kappas)]
+    if kappas.size == 0:
+        return math.nan, math.nan
+    lower, upper = np.quantile(kappas, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
+
+
+def _kappas(a_SP: FloatArray, b_SP: FloatArray, *, weights: KappaWeights) -> FloatArray:
+    """Kappa of each row (S: resamples); NaN where chance explains everything."""
+    if weights == "quadratic":
+        observed_S = ((a_SP - b_SP) ** 2).mean(axis=1)
+        # The mean over all (i, j) of (a_i - b_j)^2, without forming the P x P table.
+        gap_S = a_SP.mean(axis=1) - b_SP.mean(axis=1)
+        expected_S = a_SP.var(axis=1) + b_SP.var(axis=1) + gap_S**2
+    else:
+        observed_S = (a_SP != b_SP).mean(axis=1)
+        levels = np.intersect1d(a_SP, b_SP)
+        same_S = sum((a_SP == x).mean(axis=1) * (b_SP == x).mean(axis=1) for x in levels)
+        expected_S = 1 - same_S * np.ones(len(a_SP))
+    # Rounding leaves about 1e-17 where there is no chance disagreement at all.
+    possible = expected_S > 1e-12
+    return np.where(possible, 1 - observed_S / np.where(possible, expected_S, 1), math.nan)
 
 
 def _newcombe_interval(

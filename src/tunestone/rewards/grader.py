@@ -33,11 +33,13 @@ from tunestone.rewards.lambda_grader import Lambda
 from tunestone.rewards.model_graders import LabelModel, ScoreModel
 from tunestone.rewards.openai_graders import PythonGrader, StringCheck, TextSimilarity
 from tunestone.rewards.ready.choice import Choice
+from tunestone.rewards.ready.code import Code
 from tunestone.rewards.ready.expression import Expression
 from tunestone.rewards.ready.gym import ReasoningGym
 from tunestone.rewards.ready.numbers import Number
 from tunestone.rewards.ready.patterns import FormatTags, Regex
 from tunestone.rewards.ready.penalties import Length, Repetition
+from tunestone.rewards.ready.sql import Sql
 from tunestone.rewards.ready.structured import Json
 from tunestone.rewards.spec import Context, Spec
 from tunestone.types import Grader
@@ -58,6 +60,8 @@ KINDS: dict[str, type[Spec]] = {
     "math": Expression,
     "choice": Choice,
     "json": Json,
+    "code": Code,
+    "sql": Sql,
     "regex": Regex,
     "format_tags": FormatTags,
     "length": Length,

@@ -42,13 +42,13 @@ class Judge(Spec):
     """What a good answer does. Empty: the template's; `custom` needs some."""
     criteria: tuple[str, ...] = ()
     """What to look for, the weightiest first. Empty: the template's."""
-    scale: dict[int, str] = {}
+    scale: dict[int, str] = Field(default_factory=dict)
     """Score -> what deserves it; the lowest score is reward 0, the highest 1. Empty: the
     template's, 1 to 5."""
     mode: Literal["score", "pairwise", "ranking"] = "score"
     """Requests per prompt with G answers: G, G x (G - 1), 1."""
     against: Literal["group", "reference"] = "group"
-    """Whom `pairwise` compares with: the other answers, or the reference answer (2 x G requests)."""
+    """`pairwise` compares with the other answers, or with the reference answer (2 x G requests)."""
     reference: str = ""
     """Template of the reference answer, such as {{ item.reference_answer.text }}. Empty: the row's
     `reference_answer`, where it has one."""

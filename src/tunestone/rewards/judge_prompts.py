@@ -47,8 +47,9 @@ class Material:
 
     def pieces(self, answers: Mapping[str, str]) -> dict[str, str]:
         """Name -> text of everything that is shown, the answers last."""
-        known = {"context": self.context, "reference answer": self.reference}
-        return {"conversation": self.conversation} | {k: v for k, v in known.items() if v} | answers
+        optional = {"context": self.context, "reference answer": self.reference}
+        given = {name: text for name, text in optional.items() if text}
+        return {"conversation": self.conversation, **given, **answers}
 
 
 @final

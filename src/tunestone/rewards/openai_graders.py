@@ -11,7 +11,6 @@ those installed here. And a result that is no number is an error here, where Ope
 
 import ast
 import operator
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -145,8 +144,7 @@ class PythonGrader(Spec):
             loader="tunestone.rewards.openai_graders_program:load_program",
             setup={"source": self.source},
         )
-        workers = os.cpu_count() or 1
-        sandbox = Sandbox(program, PYTHON_LIMITS, context.mechanism, workers=workers)
+        sandbox = Sandbox(program, PYTHON_LIMITS, context.mechanism)
         return SourceGrader(stack.enter_context(sandbox).call)
 
 

@@ -16,6 +16,7 @@ from tunestone.types import Grade, GradeFlag
 
 _FLAGS: Mapping[FailureKind, GradeFlag] = {
     "raised": "python_grader_runtime_error",
+    "row": "other_error",
     "timeout": "unresponsive_reward_error",
     "memory": "python_grader_server_error",
     "killed": "python_grader_server_error",

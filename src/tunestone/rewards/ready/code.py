@@ -9,7 +9,6 @@ Left out: tests that run in the solution's own process (unittest classes, `mock.
 no verdict can be trusted: any object may equal everything, and any frame may be rewritten.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Literal, final
@@ -25,7 +24,6 @@ from tunestone.types import Sample
 _LOADER = "tunestone.rewards.ready.code_program:load_program"
 _GRACE_SECONDS = 5.0
 _JUDGE_MIB = 256
-_MOST_WORKERS = 8
 
 
 @final
@@ -69,8 +67,7 @@ class Code(Spec):
             seconds=self.timeout_seconds + _GRACE_SECONDS,
             memory_mib=self.memory_mib + _JUDGE_MIB,
         )
-        workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-        sandbox = Sandbox(Program(_LOADER, setup), limits, mechanism, workers=workers)
+        sandbox = Sandbox(Program(_LOADER, setup), limits, mechanism)
         return SandboxedGrader(stack.enter_context(sandbox), self._arguments())
 
     def _arguments(self) -> Any:

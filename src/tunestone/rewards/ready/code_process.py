@@ -273,42 +273,7 @@ def _confine(bounds: Bounds) -> None:
         resource.setrlimit(kind, (value, value))
     if bounds.is_confined:
         confine.restrict_signals()
-        _forbid_others()
-
-
-# System call numbers as in `confine.py`: (x86_64, aarch64).
-_OF_OTHERS = {
-    "setpriority": (141, 140),
-    "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119),
-    "sched_setattr": (314, 274),
-    "ioprio_set": (251, 30),
-}
-_OF_ITSELF_ONLY = {"prlimit64": (302, 261), "sched_setaffinity": (203, 122)}
-_FORK, _VFORK, _CLONE, _CLONE_THREAD = (57, None), (58, None), (56, 220), 0x10000
-
-
-def _forbid_others() -> None:
-    """From now on this process can start threads but no processes, so there is no bomb and nothing
-    left over, and cannot take time, memory or files from the judge by limits and priorities.
-
-    It is written in the words of `confine.py`, where it belongs.
-    """
-    threads_only = [
-        (confine._LOAD, 0, 0, confine._ARGUMENT0),
-        (confine._JUMP_ANY_BIT, 1, 0, _CLONE_THREAD),
-        (confine._RETURN, 0, 0, confine._ERRNO | confine._EPERM),
-        (confine._RETURN, 0, 0, confine._ALLOW),
-    ]
-    rules = [
-        (confine._JUMP_EQUAL, 0, len(threads_only), confine._number(_CLONE) or 0),
-        *threads_only,
-    ]
-    for numbers in (_FORK, _VFORK, *_OF_OTHERS.values()):
-        rules += confine._forbid(confine._number(numbers))
-    for numbers in _OF_ITSELF_ONLY.values():
-        rules += confine._only_for_argument(numbers, [0])
-    confine._install(rules)
+        confine.forbid_processes()
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

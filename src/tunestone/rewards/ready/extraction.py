@@ -23,6 +23,8 @@ _BOX_PARTS = re.compile(r"\\boxed\{|\\[\\{}]|[{}]")
 class UnusableReferenceError(ValueError):
     """The row's reference answer is not of the kind the grader compares with."""
 
+    is_row_fault = True  # for the sandbox's worker: the program itself is well
+
 
 def find_marked(text: str, style: MarkStyle) -> str | None:
     """The content of the last mark of that style, stripped, or None when there is none."""

@@ -30,7 +30,6 @@ from tunestone.types import Sample
 
 _LOADER = "tunestone.rewards.ready.sql_program:load_program"
 _GRACE_SECONDS = 5.0
-_MOST_WORKERS = 8
 _VARIABLE = re.compile(r"\{\{.*?\}\}")
 
 

@@ -92,7 +92,8 @@ def start_of(
         "namespaces": mechanism.name == "landlock" and mechanism.namespaces,
         "files": mechanism.name == "landlock",
         "system_calls": mechanism.name != "none",
-        "readable": [*files, *_DEVICES, "/sys/devices/system/cpu"],
+        "readable": [*files, "/sys/devices/system/cpu"],
+        "devices": list(_DEVICES),
         "listable": [str(path) for path in readable if path.is_dir()],  # to find modules there
     }
     wrap = _bubblewrap(files, network=network, file_mib=file_mib) if is_bubblewrap else []

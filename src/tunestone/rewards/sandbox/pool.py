@@ -13,7 +13,7 @@ from tunestone.rewards.sandbox.mechanism import Mechanism
 from tunestone.rewards.sandbox.process import Lost, WorkerProcess
 from tunestone.rewards.sandbox.usage import find_greed, process_table
 
-FailureKind = Literal["", "raised", "timeout", "memory", "killed", "output"]
+FailureKind = Literal["", "raised", "row", "timeout", "memory", "killed", "output"]
 _WATCH_SECONDS = 0.05
 _ATTEMPTS = 2
 _MOST_AT_ONCE = 16
@@ -64,7 +64,8 @@ class Outcome:
     error: str = ""
     """Traceback of the program, or what the sandbox did and which limit was hit."""
     kind: FailureKind = ""
-    """`raised`: the program's own exception; the others: it was ended. Empty: it went well."""
+    """`raised`: the program's own exception; `row`: one with a true `is_row_fault`, which says that
+    the data is to blame; the others: it was ended. Empty: it went well."""
     seconds: float = 0.0
     attempts: int = 1
     """More than 1 when a worker died of something else in between."""

@@ -27,6 +27,7 @@ _SECCOMP_MODE_FILTER = 2
 # Landlock: access rights by the version that brought them, and system call numbers.
 _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read files, list folders
 _LIST = 1 << 3
+_READ_AND_WRITE = 1 << 1 | 1 << 2
 _FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 _RIGHTS_BY_VERSION = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -73,8 +74,19 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
     "personality": (135, 92),
+    "process_madvise": (440, 440),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    # Time and limits of other processes; of its own, see below.
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
 }
+_OF_ITSELF_ONLY = ((302, 261), (203, 122))  # prlimit64, sched_setaffinity: with process 0
 _SOCKET, _CLONE, _CLONE3 = (41, 198), (56, 220), (435, 435)
+_FORK, _VFORK, _CLONE_THREAD = (57, None), (58, None), 0x00010000
 _SETPGID, _SETSID, _KILL = (109, 154), (112, 157), (62, 129)
 _TKILL, _TGKILL, _PIDFD_SEND = (200, 130), (234, 131), (424, 424)
 _AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
@@ -125,7 +137,11 @@ def landlock_version() -> int:
 
 
 def restrict_files(
-    *, readable: Sequence[str], listable: Sequence[str], writable: Sequence[str]
+    *,
+    readable: Sequence[str],
+    listable: Sequence[str],
+    writable: Sequence[str],
+    devices: Sequence[str],
 ) -> None:
     """From now on only these files and folders, with all below them, can be opened.
 
@@ -143,6 +159,8 @@ def restrict_files(
         _allow_beneath(ruleset, path, _READ & handled)
     for path in listable:
         _allow_beneath(ruleset, path, _LIST & handled)
+    for path in devices:
+        _allow_beneath(ruleset, path, _READ_AND_WRITE & handled)
     for path in writable:
         _allow_beneath(ruleset, path, handled)
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
@@ -171,7 +189,21 @@ def restrict_system_calls(*, network: bool) -> None:
     rules += _forbid(_number(_CLONE3), error=_ENOSYS)  # its flags lie in memory; libc takes clone
     for numbers in _FORBIDDEN.values():
         rules += _forbid(_number(numbers))
+    for numbers in _OF_ITSELF_ONLY:
+        rules += _only_for_argument(numbers, [0])
     _install(rules)
+
+
+def forbid_processes() -> None:
+    """From now on this process can start threads but no processes."""
+    body: list[_Instruction] = [
+        (_LOAD, 0, 0, _ARGUMENT0),
+        (_JUMP_ANY_BIT, 1, 0, _CLONE_THREAD),
+        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    rules = [(_JUMP_EQUAL, 0, len(body), _number(_CLONE) or 0), *body]
+    _install([*_forbid(_number(_FORK)), *_forbid(_number(_VFORK)), *rules])
 
 
 def keep_in_group() -> None:

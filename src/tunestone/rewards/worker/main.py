@@ -106,7 +106,12 @@ class Worker:
             data = channel.encode({"kind": "memory", "error": error})
         # The program is the user's or the model's and may raise anything, SystemExit too.
         except BaseException as raised:  # noqa: BLE001
-            data = channel.encode({"kind": "raised", "error": _describe(raised)})
+            is_row_fault = getattr(raised, "is_row_fault", False)
+            data = channel.encode(
+                {"kind": "row", "error": str(raised)}
+                if is_row_fault
+                else {"kind": "raised", "error": _describe(raised)}
+            )
         try:
             channel.write(sink, data)
         finally:
@@ -277,7 +282,10 @@ def _confine(setup: Message) -> int | None:
         confine.drop_privileges()
     if asked["files"]:
         confine.restrict_files(
-            readable=asked["readable"], listable=asked["listable"], writable=[setup["scratch"]]
+            readable=asked["readable"],
+            listable=asked["listable"],
+            devices=asked["devices"],
+            writable=[setup["scratch"]],
         )
     if asked["system_calls"]:
         confine.restrict_system_calls(network=network)
