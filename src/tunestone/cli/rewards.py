@@ -22,6 +22,7 @@ from tunestone.cli.app import (
 from tunestone.config import TrainConfig, parse_assignment, read_toml, resolve
 from tunestone.data import load_samples, write_rows
 from tunestone.errors import ConfigError
+from tunestone.rewards.agreement import measure_agreement, read_labelled, render_agreement
 from tunestone.rewards.grader import open_grader
 from tunestone.rewards.spec import Context
 from tunestone.types import Grade, Sample
@@ -31,6 +32,10 @@ SandboxName = Annotated[
     str, typer.Option("--sandbox", help="auto, bubblewrap, landlock, or none (no protection).")
 ]
 OutFile = Annotated[Path | None, typer.Option("--out", help="File to write, JSONL.")]
+
+
+judge = typer.Typer(help="Models as judges.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(judge, name="judge")
 
 
 @app.command()
@@ -99,6 +104,33 @@ def grade(
     else:
         write_rows(out, rows)
     typer.echo(_summary(grades, seconds), err=out is None)
+
+
+@judge.command(name="agreement")
+def agreement(
+    labelled: Annotated[
+        Path, typer.Argument(help="JSONL file of rows with `completion` and people's `label`.")
+    ],
+    reward: RewardName,
+    values: Annotated[
+        list[str] | None, typer.Option("--value", help="Number of a named label, good=1.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Sub-score to compare instead of the reward.")] = "",
+    relative: Annotated[
+        bool, typer.Option(help="Compare pairs only: the judge ranks answers to one prompt.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    sandbox: SandboxName = "auto",
+) -> None:
+    """Does a judge agree with people? Cohen's kappa with its interval, and a table."""
+    samples, labels = read_labelled(labelled)
+    named = dict(map(parse_assignment, values or []))
+    with ExitStack() as stack:
+        grader = open_grader(reward, Context(Path.cwd(), sandbox=sandbox), stack)
+        report = measure_agreement(
+            grader, samples, labels, values=named, metric=metric or None, relative=relative
+        )
+    print(json.dumps(report.as_dict()) if as_json else render_agreement(report))
 
 
 def _settings(

@@ -27,8 +27,7 @@ from tunestone.errors import RewardError
 from tunestone.rewards.combine import Multi, Weighted
 from tunestone.rewards.function_grader import Function
 from tunestone.rewards.http import Http
-
-# J from tunestone.rewards.judge import Judge
+from tunestone.rewards.judge import Judge
 from tunestone.rewards.lambda_grader import Lambda
 from tunestone.rewards.model_graders import LabelModel, ScoreModel
 from tunestone.rewards.openai_graders import PythonGrader, StringCheck, TextSimilarity
@@ -55,7 +54,7 @@ KINDS: dict[str, type[Spec]] = {
     "label_model": LabelModel,
     "multi": Multi,
     "weighted": Weighted,
-    # J "judge": Judge,
+    "judge": Judge,
     "number": Number,
     "math": Expression,
     "choice": Choice,

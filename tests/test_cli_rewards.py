@@ -1,0 +1,142 @@
+"""`tunestone check` and `tunestone grade`, as typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from toy import SETTINGS
+from typer.testing import CliRunner, Result
+
+from tunestone.cli import app
+from tunestone.config import read_toml, resolve
+from tunestone.errors import ConfigError, DataError, RewardError
+
+REWARD = '''
+def letters(prompt, completion, row):
+    """Share of the first four characters that are ASCII letters."""
+    return sum(c.isascii() and c.isalpha() for c in completion[:4]) / 4
+
+def constant(prompt, completion, row):
+    return 0.0
+
+def echo(prompt, completion, row):
+    if completion == "boom":
+        raise ValueError("boom")
+    return {"reward": float(completion == row["reference_answer"]), "length": len(completion)}
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with 24 rows of data and a file of rewards, entered."""
+    rows = [
+        {
+            "id": f"row-{i}",
+            "messages": [{"role": "user", "content": f"Say the number {i} with {i * 7} words"}],
+            "reference_answer": str(i),
+        }
+        for i in range(24)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "reward.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments])
+
+
+def check(model: Path, reward: str, *more: str) -> Result:
+    settings = [f"--set={k}={v}" for k, v in SETTINGS.items() if k != "max_steps"]
+    arguments = ("--reward", reward, "--model", str(model), "--prompts", "6", "--completions", "4")
+    return run("check", "train.jsonl", *arguments, *settings, *more)
+
+
+def test_check_reports_and_writes_a_config_that_trains(folder, tiny_folder):
+    result = check(tiny_folder, "reward.py:letters")
+    report = json.loads((folder / "check" / "check.json").read_text())
+    assert [section["name"] for section in report["sections"]] == [
+        "data",
+        "reward",
+        "signal",
+        "plan",
+    ]
+    # The toy reward pays for letters, whatever they say: the probes must find that.
+    assert report["fatal"]
+    assert result.exit_code == 1
+    assert "Do not train yet" in result.output
+    facts = {section["name"]: section["facts"] for section in report["sections"]}
+    assert facts["data"]["rows"] == 22  # 24 less a tenth for validation
+    assert facts["signal"]["prompts"] == 6
+    assert facts["signal"]["completions_of_each"] == 4
+    assert facts["plan"]["seconds"] > 0
+    assert facts["plan"]["memory_mib"] > 0
+    config, _ = resolve(layers=[("check", read_toml(folder / "check" / "config.toml"))])
+    assert config.data == "train.jsonl"
+    assert config.reward == "reward.py:letters"
+    assert config.learning_rate == SETTINGS["learning_rate"]  # what was given is kept
+    assert "<html" in (folder / "check" / "check.html").read_text()
+
+
+def test_a_reward_without_signal_is_fatal(folder, tiny_folder):
+    result = check(tiny_folder, "reward.py:constant", "--out", "elsewhere")
+    assert result.exit_code == 1
+    report = json.loads((folder / "elsewhere" / "check.json").read_text())
+    codes = {
+        finding["code"]: finding["level"]
+        for section in report["sections"]
+        for finding in section["findings"]
+    }
+    assert codes["no_signal"] == "fatal"
+
+
+def test_check_needs_a_reward(folder):
+    with pytest.raises(ConfigError, match="no reward to check"):
+        CliRunner().invoke(app, ["check", "train.jsonl"], catch_exceptions=False)
+
+
+def test_grade_scores_given_completions(folder):
+    rows = [
+        {"messages": [{"role": "user", "content": "1?"}], "reference_answer": "1", **answer}
+        for answer in (
+            {"completion": "1"},
+            {"completions": ["2", "boom"]},
+            {
+                "messages": [
+                    {"role": "user", "content": "1?"},
+                    {"role": "assistant", "content": "1"},
+                ]
+            },
+        )
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run("grade", "answers.jsonl", "--reward", "reward.py:echo")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["reward"] for line in lines] == [1.0, 0.0, None, 1.0]
+    assert [line["id"] for line in lines] == ["row-1", "row-2", "row-2", "row-3"]
+    assert lines[0]["metrics"] == {"length": 1.0}
+    assert lines[2]["flags"] == ["python_grader_runtime_error"]
+    assert "ValueError: boom" in lines[2]["error"]
+    assert "4 completions graded" in result.stderr
+    assert "1 without a reward: 1 python_grader_runtime_error." in result.stderr
+
+    result = run("grade", "answers.jsonl", "--reward", "number", "--out", "grades.jsonl")
+    assert "Reward: mean" in result.stdout
+    written = [json.loads(line) for line in (folder / "grades.jsonl").read_text().splitlines()]
+    assert [line["reward"] for line in written] == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_grade_names_what_is_wrong(folder):
+    with pytest.raises(DataError, match=r"train\.jsonl:1: the row holds no completion to grade"):
+        CliRunner().invoke(
+            app, ["grade", "train.jsonl", "--reward", "number"], catch_exceptions=False
+        )
+    (folder / "answers.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "1?"}], "completion": "1"}\n'
+    )
+    with pytest.raises(RewardError, match="there is no reward 'numbr'"):
+        CliRunner().invoke(
+            app, ["grade", "answers.jsonl", "--reward", "numbr"], catch_exceptions=False
+        )
