@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: config.md, cli.md and errors.md.
+"""Writes the pages that follow from the code: config.md, cli.md, errors.md, rewards/reference.md.
 
 .venv/bin/python docs/generate.py           rewrite them
 .venv/bin/python docs/generate.py --check   write nothing; status 1 when one is out of date
@@ -6,13 +6,19 @@
 
 import inspect
 import sys
+import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import typer
+from pydantic import BaseModel
 
 from tunestone import cli, config, errors
+from tunestone.rewards.chat_models import Endpoint, SamplingParams
+from tunestone.rewards.grader import KINDS
+from tunestone.rewards.model_graders import GraderMessage
+from tunestone.rewards.spec import Spec
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
@@ -26,6 +32,14 @@ keys stand at the top level. `--set` takes a TOML value, and a bare word counts 
 `tunestone config` prints the effective values with the origin of each. Unknown keys and impossible
 combinations are refused, with the reason, before anything runs.
 """
+REWARDS = """
+A reward is a table with `type` and the fields below; every one of them may also have a `name`,
+which reports then use. A template such as `{{ item.reference_answer }}` takes a key of the data
+row, `{{ sample.output_text }}` the completion. An unknown field is refused with the nearest known
+one. [write-a-reward.md](write-a-reward.md) shows each kind at work.
+"""
+TABLES = {"endpoint": Endpoint, "sampling_params": SamplingParams, "input": GraderMessage}
+"""Fields that are tables themselves, and what they hold."""
 BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
 STATUS = {errors.RequestError: 2, errors.WorldError: 3, errors.TunestoneError: 1}
 """Exit status; the first class that an error belongs to counts (as in `cli.main`)."""
@@ -36,6 +50,8 @@ ADVICE = {
     "data_error": "Go to the file and line that the message names and mend that row.",
     "model_error": "Name a model that can be loaded, has a chat template and an end token.",
     "reward_error": "Mend the reward at the line shown, then continue the run with `--resume`.",
+    "sandbox_error": "Install bubblewrap, or run where Landlock is to be had; set "
+    '`sandbox = "none"` only for a reward that you trust with all you may do yourself.',
     "run_error": "Check the path with `tunestone runs`, or end the other process first.",
     "world_error": "Try again once the world is better; nothing has to be changed.",
     "download_error": "Check network, proxy and pip's index, or name a folder with `--model`.",
@@ -49,15 +65,18 @@ def config_page() -> str:
     lines = ["# Settings", NOTE, "", SETTINGS.strip()]
     fields = config.TrainConfig.model_fields
     for heading, names in groups():
-        lines += ["", f"## {heading}", "", "| setting | type | range | default | meaning |"]
-        lines += ["|---|---|---|---|---|"]
-        for name in names:
-            field = fields[name]
-            meaning = " ".join(field.description.split())
-            default = "empty" if field.default in (None, "", ()) else shown(field.default)
-            cells = (f"`{name}`", type_name(field.annotation), bounds(field), default, meaning)
-            lines += [f"| {' | '.join(cells)} |"]
+        lines += ["", f"## {heading}", "", *field_table("setting", {n: fields[n] for n in names})]
     return "\n".join(lines) + "\n"
+
+
+def field_table(title: str, fields: Mapping[str, typing.Any]) -> list[str]:
+    """Name, type, range, default and meaning of each field."""
+    lines = [f"| {title} | type | range | default | meaning |", "|---|---|---|---|---|"]
+    for name, field in fields.items():
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        cells = (f"`{field.alias or name}`", type_name(field.annotation), bounds(field))
+        lines += [f"| {' | '.join((*cells, default(field), meaning))} |"]
+    return lines
 
 
 def groups() -> Iterator[tuple[str, list[str]]]:
@@ -70,13 +89,23 @@ def groups() -> Iterator[tuple[str, list[str]]]:
 
 def type_name(annotation: object) -> str:
     """What a person writes: `whole number`, `text`, one of some words."""
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
+    arguments, origin = typing.get_args(annotation), typing.get_origin(annotation)
+    if origin is typing.Literal:
         return "one of " + ", ".join(f"`{word}`" for word in arguments)
-    if type(None) in arguments:
-        return f"{type_name(arguments[0])} or empty"
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(type_name, arguments))
+    if origin is tuple:
+        return "list of " + " and ".join(map(type_name, (a for a in arguments if a is not ...)))
+    if origin is dict:
+        of = arguments[1]
+        return "table" if of is typing.Any else f"table of {type_name(of)}"
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        names = [name for name, model in TABLES.items() if model is annotation]
+        return "reward" if annotation is Spec else f"[`{names[0]}`](#{names[0]}) table"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return "list of text" if typing.get_origin(annotation) is tuple else names[annotation]
+    return {**names, types.NoneType: "empty"}[annotation]
 
 
 def bounds(field: typing.Any) -> str:
@@ -90,8 +119,19 @@ def bounds(field: typing.Any) -> str:
     return ", ".join(parts) or "–"
 
 
+def default(field: typing.Any) -> str:
+    """What holds when the field is left out."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    return "empty" if value in (None, "", (), {}) else shown(value)
+
+
 def shown(value: object) -> str:
     """A value as it is written in TOML."""
+    value = list(value) if isinstance(value, tuple) else value
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -99,10 +139,29 @@ def cli_page() -> str:
     """The help text of every command."""
     root = typer.main.get_command(cli.app)
     above = typer.Context(root, info_name="tunestone", terminal_width=WIDTH)
-    lines = ["# Commands", NOTE, "", *fenced(root.get_help(above))]
-    for name, command in root.commands.items():
+    lines = ["# Commands", NOTE, "", *fenced(root.get_help(above)), *command_sections(root, above)]
+    return "\n".join(lines) + "\n"
+
+
+def command_sections(group: typing.Any, above: typer.Context) -> Iterator[str]:
+    """A section per command, those of a group after it."""
+    for name, command in group.commands.items():
         context = typer.Context(command, parent=above, info_name=name, terminal_width=WIDTH)
-        lines += ["", f"## `tunestone {name}`", "", *fenced(command.get_help(context))]
+        yield from ("", f"## `{context.command_path}`", "", *fenced(command.get_help(context)))
+        if hasattr(command, "commands"):
+            yield from command_sections(command, context)
+
+
+def rewards_page() -> str:
+    """A table of fields per kind of reward, then one per table that stands in a field."""
+    lines = ["# Fields of every kind of reward", NOTE, "", REWARDS.strip()]
+    for kind, spec in KINDS.items():
+        lines += ["", f"## `{kind}`", "", inspect.getdoc(spec)]
+        own = {n: f for n, f in spec.model_fields.items() if n not in ("type", "name")}
+        lines += ["", *field_table("field", own)]
+    for name, model in TABLES.items():
+        lines += ["", f"## `{name}`", "", inspect.getdoc(model)]
+        lines += ["", *field_table("field", model.model_fields)]
     return "\n".join(lines) + "\n"
 
 
@@ -127,7 +186,12 @@ def fenced(text: str) -> list[str]:
     return ["```", *(line.rstrip() for line in text.strip("\n").splitlines()), "```"]
 
 
-PAGES = {"config.md": config_page, "cli.md": cli_page, "errors.md": errors_page}
+PAGES = {
+    "config.md": config_page,
+    "cli.md": cli_page,
+    "errors.md": errors_page,
+    "rewards/reference.md": rewards_page,
+}
 
 
 def main(*, check: bool) -> int:
@@ -138,6 +202,7 @@ def main(*, check: bool) -> int:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if not check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     if check and stale:
         print(f"Out of date: {', '.join(stale)}. Run docs/generate.py.", file=sys.stderr)

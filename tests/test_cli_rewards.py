@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from toy import SETTINGS
 from typer.testing import CliRunner, Result
 
+from toy import SETTINGS
 from tunestone.cli import app
 from tunestone.config import read_toml, resolve
 from tunestone.errors import ConfigError, DataError, RewardError

@@ -12,6 +12,8 @@ from scipy.stats import binomtest, norm
 
 from tunestone.stats import (
     RESAMPLES,
+    cohen_kappa,
+    cohen_kappa_interval,
     mcnemar_exact,
     paired_difference_interval,
     paired_permutation_p,
@@ -278,3 +280,80 @@ def test_pairs_must_be_pairs(compare):
 def test_the_confidence_is_checked_for_both_kinds_of_scores(tuned):
     with pytest.raises(ValueError, match="strictly between 0 and 1, got 1"):
         paired_difference_interval([0, 1], tuned, confidence=1)
+
+
+# --- Cohen's kappa --------------------------------------------------------------------------
+
+
+def test_kappa_by_hand():
+    # 50 proposals: both yes 20, only a 5, only b 10, both no 15. Agreement 35/50 = 0.7; by chance
+    # 0.5 * 0.6 + 0.5 * 0.4 = 0.5. (0.7 - 0.5) / (1 - 0.5) = 0.4
+    a = [1] * 20 + [1] * 5 + [0] * 10 + [0] * 15
+    b = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
+    assert cohen_kappa(a, b) == pytest.approx(0.4)
+    # With two levels the squared distance is 0 or 1 as well.
+    assert cohen_kappa(a, b, weights="quadratic") == pytest.approx(0.4)
+
+
+def test_weighted_kappa_by_hand():
+    # a = 1 2 3, b = 1 2 5: squared distances 0 0 4, mean 4/3. All nine: 0 1 16, 1 0 9, 4 1 4,
+    # mean 36/9 = 4. 1 - (4/3) / 4 = 2/3. Plain: 2/3 agree, by chance (1 + 1) / 9 = 2/9:
+    # (2/3 - 2/9) / (7/9) = 4/7.
+    assert cohen_kappa([1, 2, 3], [1, 2, 5], weights="quadratic") == pytest.approx(2 / 3)
+    assert cohen_kappa([1, 2, 3], [1, 2, 5]) == pytest.approx(4 / 7)
+
+
+def test_kappa_at_its_ends():
+    assert cohen_kappa([0, 1, 0, 1], [0, 1, 0, 1]) == 1
+    assert cohen_kappa([0, 1], [1, 0]) == -1
+    assert cohen_kappa([0, 1, 0, 1], [0, 0, 1, 1]) == 0  # half agree, half would by chance
+    assert cohen_kappa([0, 1, 0, 1], [1, 1, 1, 1]) == 0
+    assert cohen_kappa([1, 1], [2, 2]) == 0  # never agree, and never would
+    for weights in ("none", "quadratic"):
+        assert math.isnan(cohen_kappa([3, 3], [3, 3], weights=weights))
+        assert all(map(math.isnan, cohen_kappa_interval([3, 3], [3, 3], weights=weights)))
+
+
+def slow_kappa(a, b, disagree):
+    observed = sum(map(disagree, a, b)) / len(a)
+    expected = sum(disagree(x, y) for x in a for y in b) / len(a) ** 2
+    return 1 - observed / expected if expected else math.nan
+
+
+scores = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=40)
+
+
+@given(scores)
+def test_kappa_equals_the_slow_version(pairs):
+    a, b = zip(*pairs, strict=True)
+    plain = slow_kappa(a, b, lambda x, y: x != y)
+    squared = slow_kappa(a, b, lambda x, y: (x - y) ** 2)
+    assert cohen_kappa(a, b) == pytest.approx(plain, abs=1e-12, nan_ok=True)
+    assert cohen_kappa(a, b, weights="quadratic") == pytest.approx(squared, abs=1e-12, nan_ok=True)
+    assert cohen_kappa(b, a) == pytest.approx(plain, abs=1e-12, nan_ok=True)
+
+
+def test_the_interval_of_kappa_is_that_of_the_delta_method():
+    # The table by hand above, six times (n = 300), as Fleiss, Cohen and Everitt (1969) have it:
+    # kappa 0.4, variance (sum p_ii [1 - (p_i. + p_.i)(1 - k)]^2 + (1 - k)^2 sum_{i != j} p_ij
+    #   (p_.i + p_j.)^2 - [k - p_e (1 - k)]^2) / (n (1 - p_e)^2)
+    a = ([1] * 20 + [1] * 5 + [0] * 10 + [0] * 15) * 6
+    b = ([1] * 20 + [0] * 5 + [1] * 10 + [0] * 15) * 6
+    agree = 0.4 * (1 - 1.1 * 0.6) ** 2 + 0.3 * (1 - 0.9 * 0.6) ** 2
+    # a yes, b no: p_.yes + p_no. = 0.6 + 0.5; a no, b yes: p_.no + p_yes. = 0.4 + 0.5
+    differ = 0.6**2 * (0.1 * 1.1**2 + 0.2 * 0.9**2)
+    error = math.sqrt((agree + differ - (0.4 - 0.5 * 0.6) ** 2) / (300 * 0.5**2))
+    expected = (0.4 - 1.96 * error, 0.4 + 1.96 * error)
+    assert cohen_kappa_interval(a, b) == pytest.approx(expected, abs=0.01)
+    assert cohen_kappa_interval(a, b) == cohen_kappa_interval(a, b)
+    narrow = cohen_kappa_interval(a, b, confidence=0.5)
+    assert expected[0] < narrow[0] < 0.4 < narrow[1] < expected[1]
+
+
+def test_kappa_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="equally long, got 1 and 2 scores"):
+        cohen_kappa([1], [1, 2])
+    with pytest.raises(ValueError, match="at least one pair is needed"):
+        cohen_kappa_interval([], [])
+    with pytest.raises(ValueError, match=r"strictly between 0 and 1, got 95"):
+        cohen_kappa_interval([1, 2], [1, 2], confidence=95)

@@ -115,6 +115,16 @@ def test_a_constant_reward_moves_nothing(tmp_path: Path, tiny_folder: Path) -> N
     assert report["p_value"] == 1
 
 
+def test_signs_of_trouble_become_events(tmp_path: Path, tiny_folder: Path) -> None:
+    """A reward that always gives 0 stays below 0.15 for twenty steps."""
+    run = toy_run(tmp_path, tiny_folder, reward="nothing", max_steps=21, eval_every=21)
+    said: list[str] = []
+    run_to_end(run, say=said.append)
+    (alert,) = [event for event in read_lines(run.events) if event["kind"] == "alert"]
+    assert (alert["code"], alert["step"]) == ("low_reward_plateau", 20)
+    assert [line for line in said if line.startswith("Alert (low_reward_plateau): Reward 0.000")]
+
+
 def test_refilling_replaces_groups_without_signal(tmp_path: Path, tiny_folder: Path) -> None:
     run = toy_run(tmp_path, tiny_folder, reward="constant", max_steps=2, refill_limit=2)
     run_to_end(run)

@@ -27,6 +27,9 @@ def broken(prompt, completion, row):
 
 def constant(prompt, completion, row):
     return 1.0
+
+def nothing(prompt, completion, row):
+    return 0.0
 '''
 
 SETTINGS = {

@@ -25,6 +25,7 @@ from tunestone.core.prepare import available_threads, load_heldout, open_sampler
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
 from tunestone.errors import ConfigError, RunError, SandboxError
+from tunestone.health import HealthWatch
 from tunestone.rewards.grader import fingerprint_reward, open_grader
 from tunestone.rewards.spec import Context
 from tunestone.runlog import RunFolder, read_json, read_lines, write_json
@@ -144,7 +145,8 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
             base = _base_scores(run, trainer, heldout, rewards.lenient)
         watch.measured("base", base)
         with clock("train"):
-            state = trainer.train(watch=watch.step, stop_requested=watch.stop_requested)
+            step = _watching_health(run, watch)
+            state = trainer.train(watch=step, stop_requested=watch.stop_requested)
         with clock("tuned"):
             tuned = score(
                 trainer.sampler, heldout, rewards.grader, config, lenient_grader=rewards.lenient
@@ -273,6 +275,19 @@ def _open_rewards(
     with suppress(SandboxError):  # then the reward needs none, or opening it had told
         say(f"Sandbox for reward code: {context.mechanism.description}.")
     return rewards
+
+
+def _watching_health(run: RunFolder, watch: Watch) -> Callable[[Mapping[str, Any]], None]:
+    """Shows a step, and tells signs that the run goes wrong."""
+    health = HealthWatch(read_lines(run.metrics))
+
+    def step(record: Mapping[str, Any]) -> None:
+        watch.step(record)
+        for alert in health.add(record):
+            run.event("alert", alert.message, code=alert.code, step=record["step"])
+            watch.say(f"Alert ({alert.code}): {alert.message}")
+
+    return step
 
 
 def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:

@@ -136,7 +136,9 @@ def measure_agreement(
 
 def render_agreement(report: AgreementReport) -> str:
     """The report as a few lines of text for a terminal."""
-    lines = [f"{report.rows - report.failed} of {report.rows} rows graded by {report.compared}"]
+    lines = [
+        f"{report.rows - report.failed} of {report.rows} rows graded, compared by {report.compared}"
+    ]
     if report.failed:
         kinds = ", ".join(f"{kind} {count}" for kind, count in report.failures.items())
         lines.append(f"  not graded, and left out below: {kinds}")

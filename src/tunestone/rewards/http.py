@@ -66,7 +66,7 @@ class Http(Spec):
     secret_env: str = ""
     """Name of the environment variable with the shared secret; empty: requests are not signed."""
     format: Literal["tunestone", "lambda"] = "tunestone"
-    """Shape of body and answer; see the module's docstring."""
+    """Shape of body and answer: ours, or those of a Bedrock reward Lambda."""
     wrap_reference_answer: bool = False
     """As for a Lambda; only with `format = "lambda"`."""
     timeout_seconds: float = Field(default=60.0, ge=1, le=900)

@@ -58,7 +58,8 @@ class Choice(Spec):
     """The options, where the row has them: a list of texts, an object from letter to text, or an
     object with `text` and `label` lists (as ARC has it). A row without is graded by letters."""
     style: Style = "strict"
-    """`strict`: the answer must stand in a mark; `lenient`: see the module's letter."""
+    """`strict`: the answer must stand in a mark. `lenient`: without one, phrases, letters in
+    brackets and the text of an option count too."""
 
     def open(self, context: Context, stack: ExitStack) -> PureGrader:
         """The grader; it holds nothing open."""
