@@ -8,8 +8,8 @@ import pytest
 
 from judge_server import Said, say, serve_judge
 from tunestone.errors import DataError, RewardError
-from tunestone.rewards.agreement import measure_agreement, read_labelled, render_agreement
-from tunestone.rewards.judge import Judge
+from tunestone.rewards.judges.agreement import measure_agreement, read_labelled, render_agreement
+from tunestone.rewards.judges.judge import Judge
 from tunestone.rewards.sandbox import Mechanism
 from tunestone.rewards.spec import Context, failed
 from tunestone.types import Grade, Prompt, Sample

@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from judge_server import BROKEN, OVERLOADED, Said, in_turn, say, serve_judge
 from tunestone.errors import RewardError
-from tunestone.rewards.bedrock_chat import BedrockChat
-from tunestone.rewards.chat_models import (
+from tunestone.rewards.judges.bedrock_chat import BedrockChat
+from tunestone.rewards.judges.chat_models import (
     Endpoint,
     Refusal,
     SamplingParams,
@@ -14,7 +14,7 @@ from tunestone.rewards.chat_models import (
     TruncatedReply,
     with_schema,
 )
-from tunestone.rewards.openai_chat import OpenAIChat
+from tunestone.rewards.judges.openai_chat import OpenAIChat
 
 MESSAGES = [{"role": "system", "content": "Be fair."}, {"role": "user", "content": "Is it good?"}]
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tunestone.errors import RewardError
 from tunestone.rewards.combine import Multi, Weighted
 from tunestone.rewards.grader import parse_spec
-from tunestone.rewards.openai_graders import StringCheck, TextSimilarity
+from tunestone.rewards.openai.graders import StringCheck, TextSimilarity
 from tunestone.rewards.spec import Context, Spec, failed
 from tunestone.types import Grade, Prompt, Sample
 

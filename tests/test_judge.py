@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from judge_server import Said, in_turn, say, serve_judge
-from tunestone.rewards.judge import Judge
-from tunestone.rewards.judge_prompts import boundary_of, fence
-from tunestone.rewards.judge_templates import TEMPLATES
+from tunestone.rewards.judges.judge import Judge
+from tunestone.rewards.judges.prompts import boundary_of, fence
+from tunestone.rewards.judges.templates import TEMPLATES
 from tunestone.rewards.sandbox import Mechanism
 from tunestone.rewards.spec import Context
 from tunestone.types import Prompt, Sample

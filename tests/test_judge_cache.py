@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from tunestone.errors import StorageError
-from tunestone.rewards.chat_models import Endpoint, SamplingParams
-from tunestone.rewards.judge_cache import FILE_NAME, ReplyCache, cache_key
+from tunestone.rewards.judges.cache import FILE_NAME, ReplyCache, cache_key
+from tunestone.rewards.judges.chat_models import Endpoint, SamplingParams
 
 
 def key_of(**changes):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunestone.rewards.lambda_contract import (
+from tunestone.rewards.aws_lambda.contract import (
     ResponseError,
     build_event,
     name_samples,
@@ -38,6 +38,14 @@ def test_the_event_has_the_documented_fields_and_no_others():
         }
     ]
     assert json.loads(json.dumps(event)) == event
+
+
+def test_keys_of_a_metadata_object_of_the_row_are_found_in_the_metadata():
+    (item,) = build_event([sample(metadata={"test_cases": [1], "task_id": 0}, task_id=7)], ["a"])
+    assert item["metadata"]["test_cases"] == [1]
+    assert item["metadata"]["task_id"] == 7
+    (item,) = build_event([sample(metadata="a text")], ["a"])
+    assert item["metadata"] == {"metadata": "a text"}
 
 
 def test_the_generated_turn_comes_last_after_a_conversation():

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 import lambda_handlers
 from scripted_server import Reply, judge, serve
 from tunestone.errors import RewardError
-from tunestone.rewards.lambda_grader import EVENT_BYTES, Lambda, LambdaGrader, cut_batches
-from tunestone.rewards.lambda_transport import SandboxTransport
+from tunestone.rewards.aws_lambda.grader import EVENT_BYTES, Lambda, LambdaGrader, cut_batches
+from tunestone.rewards.aws_lambda.transport import SandboxTransport
 from tunestone.rewards.sandbox import Outcome
 from tunestone.rewards.spec import Context
 from tunestone.types import Prompt, Sample

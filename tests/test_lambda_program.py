@@ -14,9 +14,9 @@ import pytest
 import lambda_handlers
 from scripted_server import judge, serve
 from tunestone.errors import RewardError
-from tunestone.rewards.lambda_contract import build_event, name_samples, parse_response
-from tunestone.rewards.lambda_package import open_package
-from tunestone.rewards.lambda_program import encode_result, load_program
+from tunestone.rewards.aws_lambda.contract import build_event, name_samples, parse_response
+from tunestone.rewards.aws_lambda.package import open_package
+from tunestone.rewards.aws_lambda.program import encode_result, load_program
 from tunestone.types import Prompt, Sample
 
 

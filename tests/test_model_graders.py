@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from judge_server import BROKEN, Said, in_turn, say, serve_judge
 from tunestone.errors import RewardError
-from tunestone.rewards.asking import UnreadableReply, parse_object
-from tunestone.rewards.model_graders import LabelModel, ScoreModel
+from tunestone.rewards.judges.asking import UnreadableReply, parse_object
+from tunestone.rewards.judges.model_graders import LabelModel, ScoreModel
 from tunestone.rewards.sandbox import Mechanism
 from tunestone.rewards.spec import Context
 from tunestone.types import Prompt, Sample

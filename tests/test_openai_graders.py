@@ -11,14 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from tunestone.errors import RewardError
-from tunestone.rewards.openai_graders import (
+from tunestone.rewards.openai.graders import (
     PYTHON_LIMITS,
     PythonGrader,
     SourceGrader,
     StringCheck,
     TextSimilarity,
 )
-from tunestone.rewards.openai_graders_program import load_program
+from tunestone.rewards.openai.program import load_program
 from tunestone.rewards.sandbox import Outcome
 from tunestone.rewards.spec import Context
 from tunestone.types import Prompt, Sample

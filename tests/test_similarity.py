@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunestone.rewards.similarity import METRICS, meteor_uses_synonyms
+from tunestone.rewards.openai.similarity import METRICS, meteor_uses_synonyms
 
 CAT = ("the cat is on the mat", "the cat sat on the mat")
 

@@ -72,13 +72,16 @@ def check_reward(
     task: RewardTask,
     *,
     completions: Sequence[Graded] = (),
+    again: Grader | None = None,
 ) -> Section:
     """Try the reward on rows spread over `prompts`; `completions` are graded ones of the model.
+
+    `again` is a second grader of the same reward, to see whether it is deterministic.
 
     Grades at most `task.tried_rows() * (len(WAYS) + len(PROBES) + len(POSITIONS) + 2)` texts, the
     repeats that test determinism included.
     """
-    trial = Trial(grader)
+    trial = Trial(grader, again)
     ways = try_ways(trial, choose_rows(prompts, task.tried_rows()))
     outcomes = try_probes(trial, prompts, ways, completions, judges=task.calls_models)
     graded = [*zip(trial.samples, trial.grades.values(), strict=True), *completions]

@@ -83,8 +83,8 @@ def run_check(task: CheckTask, say: Callable[[str], None]) -> tuple[CheckReport,
         context=getattr(base.network.config, "max_position_embeddings", None),
     )
     with ExitStack() as stack:
-        grader = spec.open(context, stack)
-        sections, plan = _check_with_model(task, spec, setup, base, grader, say)
+        graders = spec.open(context, stack), spec.open(context, stack)
+        sections, plan = _check_with_model(task, spec, setup, base, graders, say)
     subject = {
         "data": config.data,
         "reward": config.reward,
@@ -105,10 +105,11 @@ def _check_with_model(
     spec: Spec,
     setup: Setup,
     base: BaseModel,
-    grader: Grader,
+    graders: tuple[Grader, Grader],
     say: Callable[[str], None],
 ) -> tuple[tuple[Section, ...], Recommendation]:
     """The sections reward, signal and plan."""
+    grader, again = graders
     first = recommend(setup)  # its lengths are needed to draw; the rest follows from what is drawn
     trainer = _trainer(first.config, base, grader)
     say(f"Drawing {task.completions} completions of each of {task.prompts} prompts ...")
@@ -122,6 +123,7 @@ def _check_with_model(
         [example.prompt for example in trainer.training],
         RewardTask(plan.config.batch_size, plan.config.group_size, spec.calls_models),
         completions=graded,
+        again=again,
     )
     estimates = Estimates(
         cost=_forecast(trainer, plan),

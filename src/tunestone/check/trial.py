@@ -19,6 +19,8 @@ class Trial:
     """Grades by sample, in the order they were asked for."""
 
     grader: Grader
+    again: Grader | None = None
+    """A second one of the same reward, which has cached nothing; asked when a text is repeated."""
     grades: dict[tuple[str, str, bool], Grade] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     """Element i was graded as the i-th of `grades`."""
@@ -35,19 +37,19 @@ class Trial:
         return [self.grades[_key(sample)].reward for sample in samples]
 
     def repeat(self, samples: Sequence[Sample]) -> list[float | None]:
-        """Like `rewards`, but the grader is asked again."""
-        return [grade.reward for grade in self._ask(list(samples))]
+        """Like `rewards`, but asked again, of a grader that has not seen them."""
+        return [grade.reward for grade in self._ask(list(samples), self.again)]
 
     def failures(self) -> list[tuple[Sample, str]]:
         """Samples whose grading failed, with the error."""
         pairs = zip(self.samples, self.grades.values(), strict=True)
         return [(sample, grade.error or "") for sample, grade in pairs if grade.reward is None]
 
-    def _ask(self, samples: list[Sample]) -> list[Grade]:
+    def _ask(self, samples: list[Sample], grader: Grader | None = None) -> list[Grade]:
         if not samples:
             return []
         start = time.perf_counter()
-        grades = self.grader.grade(samples)
+        grades = (grader or self.grader).grade(samples)
         self.wall_seconds += time.perf_counter() - start
         self.asked += len(samples)
         return grades

@@ -22,8 +22,8 @@ from tunestone.cli.app import (
 from tunestone.config import TrainConfig, parse_assignment, read_toml, resolve
 from tunestone.data import load_samples, write_rows
 from tunestone.errors import ConfigError
-from tunestone.rewards.agreement import measure_agreement, read_labelled, render_agreement
 from tunestone.rewards.grader import open_grader
+from tunestone.rewards.judges.agreement import measure_agreement, read_labelled, render_agreement
 from tunestone.rewards.spec import Context
 from tunestone.types import Grade, Sample
 

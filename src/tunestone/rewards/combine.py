@@ -89,6 +89,11 @@ class Multi(Spec):
         formula = Formula.parse(self.calculate_output, self.graders)
         return CombinedGrader(_open_all(self.graders, context, stack), formula.evaluate)
 
+    @property
+    def calls_models(self) -> bool:
+        """Whether one of its graders does."""
+        return any(grader.calls_models for grader in self.graders.values())
+
     def files(self, context: Context) -> list[Path]:
         """The files of all its graders."""
         return _all_files(self.graders, context)
@@ -119,6 +124,11 @@ class Weighted(Spec):
     def open(self, context: Context, stack: ExitStack) -> "CombinedGrader":
         """The grader, with all of its graders opened. Raises RewardError."""
         return CombinedGrader(_open_all(self.graders, context, stack), self._add)
+
+    @property
+    def calls_models(self) -> bool:
+        """Whether one of its graders does."""
+        return any(grader.calls_models for grader in self.graders.values())
 
     def files(self, context: Context) -> list[Path]:
         """The files of all its graders."""

@@ -24,13 +24,13 @@ from pydantic import ValidationError
 from tunestone.config import read_toml
 from tunestone.data import fingerprint
 from tunestone.errors import RewardError
+from tunestone.rewards.aws_lambda.grader import Lambda
 from tunestone.rewards.combine import Multi, Weighted
 from tunestone.rewards.function_grader import Function
 from tunestone.rewards.http import Http
-from tunestone.rewards.judge import Judge
-from tunestone.rewards.lambda_grader import Lambda
-from tunestone.rewards.model_graders import LabelModel, ScoreModel
-from tunestone.rewards.openai_graders import PythonGrader, StringCheck, TextSimilarity
+from tunestone.rewards.judges.judge import Judge
+from tunestone.rewards.judges.model_graders import LabelModel, ScoreModel
+from tunestone.rewards.openai.graders import PythonGrader, StringCheck, TextSimilarity
 from tunestone.rewards.ready.choice import Choice
 from tunestone.rewards.ready.code import Code
 from tunestone.rewards.ready.expression import Expression

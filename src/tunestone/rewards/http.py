@@ -5,7 +5,7 @@
 
 `row` is every key of the data row besides `messages`, `id` among them; the sample's own `id` tells
 completions of one row apart and is to be given back. With `format = "lambda"` the body and the
-answer are those of a Bedrock reward Lambda instead (`lambda_contract`).
+answer are those of a Bedrock reward Lambda instead (`aws_lambda/contract.py`).
 
 With a shared secret every request carries `X-Tunestone-Timestamp` and `X-Tunestone-Signature`; a
 server checks them with `verify`. Each attempt is signed anew, so that a retry after a long wait is
@@ -33,7 +33,7 @@ from pydantic import Field, field_validator, model_validator
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from tunestone.errors import RewardError
-from tunestone.rewards.lambda_contract import (
+from tunestone.rewards.aws_lambda.contract import (
     Reading,
     ResponseError,
     build_event,

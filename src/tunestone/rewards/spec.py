@@ -8,12 +8,22 @@ opened when it is used. Opening may start worker processes or connections; they 
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tunestone.rewards.sandbox import Mechanism, choose_mechanism
+from tunestone.rewards.template import Template
 from tunestone.types import Grade, GradeFlag, Grader
+
+
+def _check_template(text: str) -> str:
+    Template.parse(text)
+    return text
+
+
+TemplateText = Annotated[str, AfterValidator(_check_template)]
+"""A field that holds a template; a malformed one is refused with a RewardError when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +52,10 @@ class Spec(BaseModel):
     name: str = ""
     """What reports call it; the type when empty."""
 
-    calls_models: ClassVar[bool] = False
-    """Whether it asks other models, which costs tokens."""
+    @property
+    def calls_models(self) -> bool:
+        """Whether it asks other models, which costs tokens."""
+        return False
 
     def open(self, context: Context, stack: ExitStack) -> Grader:
         """The grader; what it starts is ended with the stack. Raises RewardError."""

@@ -23,8 +23,8 @@ from tunestone.rewards.ready.extraction import (
     find_tags,
     unwrap_reference,
 )
-from tunestone.rewards.ready.scoring import Arguments, PureGrader, TemplateText
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.ready.scoring import Arguments, PureGrader
+from tunestone.rewards.spec import Context, Spec, TemplateText
 from tunestone.rewards.template import Template, UnknownVariableError, item_view, sample_view
 from tunestone.types import Sample
 

@@ -16,9 +16,9 @@ from typing import Any, Literal, final
 from pydantic import Field
 
 from tunestone.rewards.ready.code_tests import read_suite
-from tunestone.rewards.ready.scoring import SandboxedGrader, TemplateText, from_templates
+from tunestone.rewards.ready.scoring import SandboxedGrader, from_templates
 from tunestone.rewards.sandbox import Limits, Program, Sandbox
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.spec import Context, Spec, TemplateText
 from tunestone.types import Sample
 
 _LOADER = "tunestone.rewards.ready.code_program:load_program"

@@ -12,12 +12,11 @@ from pydantic import Field
 
 from tunestone.rewards.ready.scoring import (
     SandboxedGrader,
-    TemplateText,
     from_templates,
     open_sandboxed,
     require_package,
 )
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.spec import Context, Spec, TemplateText
 
 
 @final

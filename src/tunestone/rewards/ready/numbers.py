@@ -33,8 +33,8 @@ from tunestone.rewards.ready.extraction import (
     find_marked,
     unwrap_reference,
 )
-from tunestone.rewards.ready.scoring import PureGrader, TemplateText, from_templates
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.ready.scoring import PureGrader, from_templates
+from tunestone.rewards.spec import Context, Spec, TemplateText
 
 Style = Literal["hash", "boxed", "answer_tag", "last", "flexible"]
 

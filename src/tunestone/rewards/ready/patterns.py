@@ -18,12 +18,11 @@ from tunestone.rewards.ready.extraction import Score
 from tunestone.rewards.ready.scoring import (
     PureGrader,
     SandboxedGrader,
-    TemplateText,
     from_templates,
     no_arguments,
     open_sandboxed,
 )
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.spec import Context, Spec, TemplateText
 
 _FLAGS = {"ignore_case": re.IGNORECASE, "multiline": re.MULTILINE, "dotall": re.DOTALL}
 

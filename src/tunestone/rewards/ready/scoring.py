@@ -12,9 +12,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, final
-
-from pydantic import AfterValidator
+from typing import Any, final
 
 from tunestone.errors import RewardError
 from tunestone.rewards.outcomes import grade_of
@@ -30,15 +28,6 @@ Arguments = Callable[[Sample], Mapping[str, Any]]
 May raise VariableError and UnusableReferenceError."""
 
 _LOADER = "tunestone.rewards.ready.sandboxed:load_program"
-
-
-def _check_template(text: str) -> str:
-    Template.parse(text)
-    return text
-
-
-TemplateText = Annotated[str, AfterValidator(_check_template)]
-"""A field that holds a template; a malformed one is refused when the spec is read."""
 
 
 def from_templates(**texts: str) -> Arguments:

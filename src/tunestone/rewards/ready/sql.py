@@ -21,11 +21,10 @@ from tunestone.rewards.ready.extraction import UnusableReferenceError
 from tunestone.rewards.ready.scoring import (
     Arguments,
     SandboxedGrader,
-    TemplateText,
     from_templates,
 )
 from tunestone.rewards.sandbox import Limits, Program, Sandbox
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.spec import Context, Spec, TemplateText
 from tunestone.types import Sample
 
 _LOADER = "tunestone.rewards.ready.sql_program:load_program"

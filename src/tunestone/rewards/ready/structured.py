@@ -18,11 +18,10 @@ from tunestone.rewards.ready.json_match import Style, check_schema, score_json
 from tunestone.rewards.ready.scoring import (
     Arguments,
     PureGrader,
-    TemplateText,
     from_templates,
     open_sandboxed,
 )
-from tunestone.rewards.spec import Context, Spec
+from tunestone.rewards.spec import Context, Spec, TemplateText
 from tunestone.types import Grader, Sample
 
 

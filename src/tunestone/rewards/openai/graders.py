@@ -14,15 +14,15 @@ import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal, final
+from typing import Any, Literal, final
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from tunestone.errors import RewardError
+from tunestone.rewards.openai.similarity import METRICS
 from tunestone.rewards.outcomes import grade_of
 from tunestone.rewards.sandbox import Limits, Outcome, Program, Sandbox
-from tunestone.rewards.similarity import METRICS
-from tunestone.rewards.spec import Context, Spec, failed
+from tunestone.rewards.spec import Context, Spec, TemplateText, failed
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
 
@@ -38,15 +38,6 @@ _OPERATIONS: Mapping[str, Callable[[str, str], bool]] = {
     "like": lambda text, reference: reference in text,
     "ilike": lambda text, reference: reference.casefold() in text.casefold(),
 }
-
-
-def _check_template(source: str) -> str:
-    Template.parse(source)
-    return source
-
-
-TemplateText = Annotated[str, AfterValidator(_check_template)]
-"""A field that may hold templates; broken ones are refused with a RewardError."""
 
 
 @final
@@ -141,7 +132,7 @@ class PythonGrader(Spec):
     def open(self, context: Context, stack: ExitStack) -> "SourceGrader":
         """The grader, with a sandbox of its own. Raises RewardError when the source fails."""
         program = Program(
-            loader="tunestone.rewards.openai_graders_program:load_program",
+            loader="tunestone.rewards.openai.program:load_program",
             setup={"source": self.source},
         )
         sandbox = Sandbox(program, PYTHON_LIMITS, context.mechanism)
@@ -180,7 +171,7 @@ class TemplateGrader:
 
 @final
 class SourceGrader:
-    """Grades by calls of a sandboxed program; see `openai_graders_program.py`."""
+    """Grades by calls of a sandboxed program; see `program.py`."""
 
     def __init__(self, call: Callable[[Sequence[Any]], list[Outcome]]) -> None:
         """`call` is that of a sandbox: one outcome per payload, in order."""

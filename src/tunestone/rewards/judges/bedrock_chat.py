@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from tunestone.errors import RewardError
-from tunestone.rewards.chat_models import (
+from tunestone.rewards.judges.chat_models import (
     TRIES,
     Endpoint,
     Message,

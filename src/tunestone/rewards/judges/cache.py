@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import final
 
 from tunestone.errors import StorageError
-from tunestone.rewards.chat_models import Endpoint, Message, SamplingParams, Schema
+from tunestone.rewards.judges.chat_models import Endpoint, Message, SamplingParams, Schema
 
 FILE_NAME = "judge_replies.sqlite3"
 _WAIT_SECONDS = 60.0

@@ -5,7 +5,9 @@ sampled text as the last `assistant` turn), `metadata`, and `reference_answer` b
 and under `metadata`, because AWS's guides and AWS's sample handlers disagree about its place.
 
     metadata    every other key of the data row, and `tools` when the row has them; not `messages`
-                and not the row's `id`, which are above it already
+                and not the row's `id`, which are above it already. A row that has an object named
+                `metadata` of its own, as AWS's Codeforces notebook writes it, finds its keys here
+                too; the row's other keys win
     id          `<id of the row>:<k>` for the k-th completion of that row in this call: a row has
                 several completions, and a handler's results are told apart by their ids alone
 
@@ -84,7 +86,8 @@ def build_event(
 
 def _build_item(sample: Sample, key: str, wrap: bool) -> dict[str, Any]:
     prompt = sample.prompt
-    metadata = dict(prompt.row)
+    nested = prompt.row.get("metadata")
+    metadata = {**(nested if isinstance(nested, Mapping) else {}), **prompt.row}
     if prompt.tools:
         metadata["tools"] = [dict(tool) for tool in prompt.tools]
     messages = [dict(message) for message in prompt.messages]

@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any, Literal, Protocol
 
 from tunestone.errors import RewardError
-from tunestone.rewards.lambda_contract import describe_error_payload, describe_json
+from tunestone.rewards.aws_lambda.contract import describe_error_payload, describe_json
 from tunestone.rewards.sandbox import Outcome
 
 Event = list[dict[str, Any]]
@@ -66,7 +66,7 @@ class Calls(Protocol):
 
 
 class SandboxTransport:
-    """A handler that is loaded in a sandbox; see `lambda_program`."""
+    """A handler that is loaded in a sandbox; see `program.py`."""
 
     def __init__(self, sandbox: Calls, *, timeout_seconds: float) -> None:
         """`timeout_seconds` is what the sandbox was given, for the words of an error."""

@@ -10,11 +10,11 @@ counted as one; OpenAI's dialect renders it the way OpenAI does, as 0. Images an
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, final
+from typing import Any, Generic, Literal, Self, TypeVar, final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tunestone.rewards.asking import (
+from tunestone.rewards.judges.asking import (
     Answer,
     Asker,
     Question,
@@ -24,7 +24,7 @@ from tunestone.rewards.asking import (
     open_asker,
     read_number,
 )
-from tunestone.rewards.chat_models import Endpoint, Message, SamplingParams, Schema
+from tunestone.rewards.judges.chat_models import Endpoint, Message, SamplingParams, Schema
 from tunestone.rewards.spec import Context, Spec, failed
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
@@ -72,7 +72,11 @@ class ScoreModel(Spec):
     """How its answer is drawn; by default as the endpoint does."""
     endpoint: Endpoint = Endpoint()
     """Where it is asked."""
-    calls_models: ClassVar[bool] = True
+
+    @property
+    def calls_models(self) -> bool:
+        """It does, each time a text is not in the cache."""
+        return True
 
     @model_validator(mode="after")
     def _range_rises(self) -> Self:
@@ -111,7 +115,11 @@ class LabelModel(Spec):
     """How its answer is drawn; OpenAI's type has no such field."""
     endpoint: Endpoint = Endpoint()
     """Where it is asked."""
-    calls_models: ClassVar[bool] = True
+
+    @property
+    def calls_models(self) -> bool:
+        """It does, each time a text is not in the cache."""
+        return True
 
     @model_validator(mode="after")
     def _passing_labels_are_labels(self) -> Self:

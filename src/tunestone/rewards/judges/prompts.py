@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from tunestone.rewards.asking import Question, UnreadableReply, object_schema, read_number
-from tunestone.rewards.chat_models import Message
-from tunestone.rewards.judge_templates import JudgeTemplate
+from tunestone.rewards.judges.asking import Question, UnreadableReply, object_schema, read_number
+from tunestone.rewards.judges.chat_models import Message
+from tunestone.rewards.judges.templates import JudgeTemplate
 from tunestone.rewards.spec import failed
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Prompt, Sample

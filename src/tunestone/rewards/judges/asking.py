@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NoReturn, TypeVar, final
 
 from tunestone.errors import RewardError
-from tunestone.rewards.bedrock_chat import BedrockChat
-from tunestone.rewards.chat_models import (
+from tunestone.rewards.judges.bedrock_chat import BedrockChat
+from tunestone.rewards.judges.cache import ReplyCache, cache_key
+from tunestone.rewards.judges.chat_models import (
     ChatFailure,
     ChatModel,
     Endpoint,
@@ -29,8 +30,7 @@ from tunestone.rewards.chat_models import (
     SamplingParams,
     Schema,
 )
-from tunestone.rewards.judge_cache import ReplyCache, cache_key
-from tunestone.rewards.openai_chat import OpenAIChat
+from tunestone.rewards.judges.openai_chat import OpenAIChat
 from tunestone.rewards.spec import Context
 from tunestone.types import Grade, GradeFlag
 

@@ -2,7 +2,7 @@
 
 Three places for the same code, told apart by what the spec names: a handler file or a deployment
 zip (`path`) runs in the sandbox of this machine; an ARN (`function`) is invoked on AWS. Event and
-answer are those of `lambda_contract`, so a handler moves between them unchanged.
+answer are those of `contract.py`, so a handler moves between them unchanged.
 
 Samples go out in batches. A batch without a usable answer (the handler raised, died, took too long,
 or returned nonsense) is asked again in about sqrt(n) pieces, and what fails then sample by sample,
@@ -27,14 +27,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunestone.rewards.lambda_contract import (
+from tunestone.rewards.aws_lambda.contract import (
     ResponseError,
     build_event,
     name_samples,
     parse_response,
 )
-from tunestone.rewards.lambda_package import open_package
-from tunestone.rewards.lambda_transport import (
+from tunestone.rewards.aws_lambda.package import open_package
+from tunestone.rewards.aws_lambda.transport import (
     AwsTransport,
     Cause,
     Event,
@@ -146,7 +146,7 @@ class Lambda(Spec):
     def _open(self, context: Context, stack: ExitStack) -> Transport:
         package = open_package(context.folder / str(self.path), self.handler, stack)
         program = Program(
-            loader="tunestone.rewards.lambda_program:load_program",
+            loader="tunestone.rewards.aws_lambda.program:load_program",
             setup={
                 "root": str(package.root),
                 "module": package.module,

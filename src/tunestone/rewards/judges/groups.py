@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from tunestone.rewards.asking import Answer, Asker, answer_grade, total_cost
-from tunestone.rewards.judge_prompts import Exhibit, Material, compare_question, rank_question
-from tunestone.rewards.judge_templates import JudgeTemplate
+from tunestone.rewards.judges.asking import Answer, Asker, answer_grade, total_cost
+from tunestone.rewards.judges.prompts import Exhibit, Material, compare_question, rank_question
+from tunestone.rewards.judges.templates import JudgeTemplate
 from tunestone.rewards.spec import failed
 from tunestone.types import Grade, Sample
 

@@ -15,15 +15,15 @@ reasoning; a grade holds numbers, and the cache holds the text.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import ClassVar, Literal, Self, final
+from typing import Literal, Self, final
 
 from pydantic import Field, model_validator
 
-from tunestone.rewards.asking import Asker, answer_grade, open_asker
-from tunestone.rewards.chat_models import Endpoint, SamplingParams
-from tunestone.rewards.judge_groups import PairwiseJudge, RankingJudge
-from tunestone.rewards.judge_prompts import Exhibit, Material, score_question
-from tunestone.rewards.judge_templates import TEMPLATES, JudgeTemplate
+from tunestone.rewards.judges.asking import Asker, answer_grade, open_asker
+from tunestone.rewards.judges.chat_models import Endpoint, SamplingParams
+from tunestone.rewards.judges.groups import PairwiseJudge, RankingJudge
+from tunestone.rewards.judges.prompts import Exhibit, Material, score_question
+from tunestone.rewards.judges.templates import TEMPLATES, JudgeTemplate
 from tunestone.rewards.spec import Context, Spec
 from tunestone.types import Grade, Grader, Sample
 
@@ -63,7 +63,11 @@ class Judge(Spec):
     """How its answer is drawn; temperature 0 unless one is given."""
     shuffle_seed: int = 0
     """Of the order in which `ranking` shows the answers; the same answers get the same order."""
-    calls_models: ClassVar[bool] = True
+
+    @property
+    def calls_models(self) -> bool:
+        """It does, each time a text is not in the cache."""
+        return True
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -1,0 +1,1 @@
+"""Reward Lambdas of Amazon Bedrock, as a file, a deployment zip, or on AWS."""

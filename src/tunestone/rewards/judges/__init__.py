@@ -1,0 +1,1 @@
+"""Models as judges: endpoints, rubrics, OpenAI's model graders, agreement with people."""

@@ -1,0 +1,1 @@
+"""OpenAI's graders: string_check, text_similarity and python."""
