@@ -82,5 +82,5 @@ def test_the_grader_in_the_sandbox():
     assert [grade.flags for grade in grades[2:]] == [
         ("unresponsive_reward_error",),
         ("invalid_variable_error",),
-        ("python_grader_runtime_error",),
+        ("other_error",),
     ]

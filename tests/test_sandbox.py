@@ -103,6 +103,9 @@ def crash(rest):
 def exit_politely(rest):
     sys.exit("done")
 
+def big_answer(rest):
+    return {"reward": len(rest), "x" * 800_000: 0}
+
 def look_like_a_result(rest):
     text = '{"value": {"reward": 99}, "modules": []}'
     print(text, flush=True)
@@ -292,6 +295,12 @@ def test_what_looks_like_a_result_is_not_taken_for_one(sandbox):
     # One that finds the pipe of its own result forges its own reward only: it is the reward.
     outcomes = grades(sandbox, "write_results_to_all_descriptors", "good 2", "good 3", "good 4")
     assert [outcome.value["reward"] for outcome in outcomes[1:]] == [2.0, 3.0, 4.0]
+
+
+def test_big_requests_with_big_answers_do_not_block_each_other(sandbox):
+    texts = [f"big_answer {'y' * 300_000}"] * 80  # enough that a worker is sent several at once
+    outcomes = grades(sandbox, *texts)
+    assert {outcome.value["reward"] for outcome in outcomes} == {300_000}
 
 
 def test_a_call_finds_nothing_of_the_one_before(sandbox):

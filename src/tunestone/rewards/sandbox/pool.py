@@ -107,7 +107,7 @@ class Sandbox:
     def call(self, payloads: Sequence[Any]) -> list[Outcome]:
         """One outcome per JSON payload, in order, whatever becomes of the others.
 
-        Raises RewardError only when a worker that was lost cannot be started again.
+        Raises RewardError or SandboxError only when a lost worker cannot be started again.
         """
         work = _Work(payloads)
         threads = [
@@ -146,7 +146,7 @@ class Sandbox:
                         attempt = 1
                     else:
                         attempt += 1
-        except (RewardError, SandboxError, OSError) as error:
+        except (RewardError, SandboxError) as error:
             work.fault = error
 
     def _start(self) -> WorkerProcess:
@@ -192,7 +192,7 @@ class _Work:
     def __init__(self, payloads: Sequence[Any]) -> None:
         self.payloads = payloads
         self.outcomes: dict[int, Outcome] = {}
-        self.fault: RewardError | SandboxError | OSError | None = None
+        self.fault: RewardError | SandboxError | None = None
         self._next = 0
         self._lock = threading.Lock()
 
@@ -216,7 +216,7 @@ def find_fault(mechanism: Mechanism) -> str:
         try:
             with Sandbox(program, Limits(seconds=10), mechanism, workers=1) as sandbox:
                 nothing, read, connect = sandbox.call(["nothing", "read", "socket"])
-        except (RewardError, SandboxError, OSError) as error:
+        except (RewardError, SandboxError) as error:
             return str(error)
     if nothing.error:
         return nothing.error

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _LOAD_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
-_LARGEST = 1 << 30
+_FRAME_BYTES = 1 << 20  # of an answer, besides its value
+_WINDOW_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,7 @@ class WorkerProcess:
     """A confined process that has loaded a program."""
 
     def __init__(self, program: "Program", limits: "Limits", mechanism: Mechanism) -> None:
-        """Raises RewardError when the program cannot be loaded, and OSError or SandboxError when
-        nothing can be started."""
+        """Raises RewardError when the program cannot be loaded, SandboxError when nothing starts."""
         self._limits = limits
         self._scratch = Path(tempfile.mkdtemp(prefix="tunestone-scratch-"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by _remove
@@ -56,9 +56,9 @@ class WorkerProcess:
                 file_mib=limits.file_mib,
             )
             self._start(start.command, start.environment)
-        except OSError:
+        except OSError as error:
             self._remove()
-            raise
+            raise SandboxError(f"A worker could not be started: {error}.") from error
         message = {
             "loader": program.loader,
             "setup": dict(program.setup),
@@ -77,11 +77,20 @@ class WorkerProcess:
     def call(self, payloads: Sequence[Any]) -> tuple[list[dict[str, Any]], Lost | None]:
         """The answers to these calls; fewer when the worker was lost, and then why."""
         seconds = self._limits.seconds + _GRACE_SECONDS
+        requests = [channel.encode(payload) for payload in payloads]
         answers: list[dict[str, Any]] = []
+        sent = waiting = 0
         try:
-            channel.write(self._control.fileno(), b"".join(map(channel.encode, payloads)))
-            while len(answers) < len(payloads):
+            while len(answers) < len(requests):
+                # Ahead of the answers, but never so far that both sides could block in writing.
+                while sent < len(requests) and (
+                    sent == len(answers) or waiting + len(requests[sent]) <= _WINDOW_BYTES
+                ):
+                    self._send(requests[sent], seconds)
+                    waiting += len(requests[sent])
+                    sent += 1
                 answers.append(self._read(seconds))
+                waiting -= len(requests[len(answers) - 1])
         except TimeoutError:
             return answers, Lost(f"no answer within {seconds:g} s", "timeout")
         except (EOFError, OSError, ValueError):
@@ -117,11 +126,13 @@ class WorkerProcess:
                 start_new_session=True,  # a group to kill, and no Ctrl-C meant for the trainer
             )
         self._control = ours
-        self._answers = channel.Reader(ours.fileno(), largest=_LARGEST)
+        self._answers = channel.Reader(
+            ours.fileno(), largest=(self._limits.output_kib << 10) + _FRAME_BYTES
+        )
 
     def _load(self, message: dict[str, Any]) -> None:
         try:
-            channel.write(self._control.fileno(), channel.encode(message))
+            self._send(channel.encode(message), _LOAD_SECONDS)
             answer = self._read(_LOAD_SECONDS)
         except (EOFError, OSError, ValueError) as error:
             raise self._not_loaded(error) from error
@@ -142,6 +153,10 @@ class WorkerProcess:
             "the process ended while the reward was loaded.",
             remedy="A reward must not exit on import.",
         )
+
+    def _send(self, data: bytes, seconds: float) -> None:
+        self._control.settimeout(seconds)
+        self._control.sendall(data)
 
     def _read(self, seconds: float) -> dict[str, Any]:
         """The next answer. Raises TimeoutError or EOFError."""
