@@ -15,8 +15,8 @@ import typer
 from pydantic import BaseModel
 
 from tunestone import cli, config, errors
-from tunestone.rewards.judges.chat_models import Endpoint, SamplingParams
 from tunestone.rewards.grader import KINDS
+from tunestone.rewards.judges.chat_models import Endpoint, SamplingParams
 from tunestone.rewards.judges.model_graders import GraderMessage
 from tunestone.rewards.spec import Spec
 

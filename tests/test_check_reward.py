@@ -398,6 +398,33 @@ def test_longer_is_better_is_a_warning():
     assert finding(look(exact, completions=shorter), "shorter_scores").level == "advice"
 
 
+def test_what_is_easier_than_answering_is_a_warning():
+    """From a run of ours: half a point for length, which the model reached and answers were lost.
+
+    Filler of 60 words and more earns 0.5, a third of the best known 1.5: no hole by its share. But
+    the model's completions earn 0.2 (one in five is right, with few words), so that comes first.
+    """
+
+    def paid_by_length(text: str, reference: str) -> float:
+        return float(text.endswith(reference)) + 0.5 * min(len(text.split()), 60) / 60
+
+    prompts = rows()
+    graded = [
+        (Sample(prompt, "no"), Grade(1.0 if i % 5 == 0 else 0.0))
+        for i, prompt in enumerate(prompts)
+    ]
+    section = look(paid_by_length, prompts, completions=graded)
+    warning = finding(section, "easier_than_answering")
+    assert warning.level == "warning"
+    assert "earns 0.5" in warning.message
+    assert "completions earn 0.2" in warning.message
+    able = [(sample, Grade(0.9)) for sample, _ in graded]
+    codes = {f.code for f in look(paid_by_length, prompts, completions=able).findings}
+    assert "easier_than_answering" not in codes
+    codes = {f.code for f in look(strict_hash, prompts, completions=graded).findings}
+    assert "easier_than_answering" not in codes
+
+
 def test_prompts_that_need_length_do_not_count():
     # Long prompts get 1 and short ones 0; within a prompt length and reward are unrelated.
     pairs = [

@@ -99,8 +99,9 @@ def test_every_setting_command_and_error_has_its_place() -> None:
         (DOCS / name).read_text(encoding="utf-8") for name in ("config.md", "cli.md", "errors.md")
     )
     assert [n for n in TrainConfig.model_fields if f"\n| `{n}` | " not in config] == []
-    names = typer.main.get_command(cli.app).commands
-    assert [n for n in names if f"\n## `tunestone {n}`\n" not in commands] == []
+    root = typer.main.get_command(cli.app).commands
+    below = [f"{n} {m}" for n, command in root.items() for m in getattr(command, "commands", ())]
+    assert [n for n in [*root, *below] if f"\n## `tunestone {n}`\n" not in commands] == []
     assert [kind for kind in ERRORS if f"| `{kind.code}` | " not in faults] == []
 
 
@@ -111,14 +112,25 @@ def test_the_exit_status_is_the_documented_one(
     def fail() -> None:
         raise kind("no")
 
-    monkeypatch.setattr(cli, "app", fail)
+    # By sys.modules, since the package has an attribute of the same name: the application.
+    monkeypatch.setattr(sys.modules["tunestone.cli.app"], "app", fail)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert f"| `{kind.__name__}` | `{kind.code}` | {caught.value.code} |" in page
 
 
-@pytest.mark.parametrize("name", ["config.md", "cli.md", "errors.md", "tutorial/01-first-run.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.md",
+        "cli.md",
+        "errors.md",
+        "tutorial/01-first-run.md",
+        "rewards.md",
+        *(f"rewards/{page.name}" for page in (DOCS / "rewards").glob("*.md")),
+    ],
+)
 def test_a_newcomer_finds_the_page(name: str) -> None:
     assert name in links(ARCHITECTURE)
 

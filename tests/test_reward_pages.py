@@ -13,15 +13,19 @@ import re
 import socket
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scripted_server import Reply, Request, serve
 from test_tutorial import blocks
-from tunestone.rewards.grader import KINDS, open_grader
+from tunestone.rewards.grader import KINDS, open_grader, parse_spec
+from tunestone.rewards.http import sign
 from tunestone.rewards.judges.model_graders import GraderMessage
 from tunestone.rewards.spec import Context
 from tunestone.types import GradeFlag, Prompt, Sample
@@ -30,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "rewards"
 INDEX = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 HOW_TO = (PAGES / "write-a-reward.md").read_text(encoding="utf-8")
+SPEC = re.compile(r"^```(json|toml)\n(.*?)^```$", re.M | re.S)
 OUTPUT = re.compile(r"^```text\n(.*?)^```$", re.M | re.S)
 TIMES = re.compile(r'(?<= in )\d+\.\d+(?= s\.)|(?<="seconds": )[\d.e-]+')
 EXAMPLE = re.compile(r'^\| `({"type".*?)` \| `(.*?)` \| `(".*?")` \| (\S+) \|$', re.M)
@@ -39,9 +44,7 @@ EXAMPLES = [found.groups() for found in EXAMPLE.finditer(HOW_TO)]
 def stand_in(request: Request) -> Reply:
     """Chat completions of a judge: 5 where the reference answer occurs, 3 for any digit, else 1."""
     shown = request.json()["messages"][-1]["content"]
-    pieces = {
-        name: text for name, text in re.findall(r"<<< ([a-z ]+) \w+\n(.*?)\n>>> ", shown, re.S)
-    }
+    pieces = dict(re.findall(r"<<< ([a-z ]+) \w+\n(.*?)\n>>> ", shown, re.S))
     answer = pieces["answer"]
     score = 5 if pieces["reference answer"] in answer else 3 if re.search(r"\d", answer) else 1
     content = json.dumps({"reasoning": "by rule", "score": score})
@@ -92,10 +95,33 @@ def test_the_tables_show_real_rewards(spec: str, row: str, text: str, reward: st
     assert ("error" if grade.reward is None else f"{grade.reward:.4g}") == reward, grade
 
 
+def test_the_specs_on_the_pages_are_read() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")]
+    found = [block for text in texts for block in SPEC.findall(text)]
+    tables = [json.loads(text) if kind == "json" else tomllib.loads(text) for kind, text in found]
+    specs = [table.get("reward", table) for table in tables]
+    specs = [spec for spec in specs if "type" in spec]
+    assert len(specs) >= 3
+    assert [parse_spec(spec).type for spec in specs] == [spec["type"] for spec in specs]
+
+
+def test_the_check_of_signatures_agrees_with_ours() -> None:
+    (snippet,) = re.findall(r"^```python\n(import hashlib.*?)^```$", HOW_TO, re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    now = str(int(time.time()))
+    signature = sign("secret", b"body", timestamp=now)
+    assert names["is_genuine"]("secret", b"body", now, signature)
+    assert not names["is_genuine"]("secret", b"other", now, signature)
+    old = sign("secret", b"body", timestamp="1700000000")
+    assert not names["is_genuine"]("secret", b"body", "1700000000", old)
+
+
 def test_every_kind_is_listed_shown_and_has_its_fields() -> None:
     reference = (PAGES / "reference.md").read_text(encoding="utf-8")
     assert [kind for kind in KINDS if f"\n| `{kind}` | " not in INDEX] == []
-    assert [kind for kind in KINDS if f"`{kind}`" not in HOW_TO and kind not in HOW_TO] == []
+    named = [kind for kind in KINDS if f"`{kind}`" in HOW_TO or f'"{kind}"' in HOW_TO]
+    assert sorted({"lambda", "function", "http", *named}) == sorted(KINDS)  # three have a heading
     for kind, spec in KINDS.items():
         section = reference.partition(f"\n## `{kind}`\n")[2].partition("\n## ")[0]
         fields = [f.alias or n for n, f in spec.model_fields.items() if n not in ("type", "name")]

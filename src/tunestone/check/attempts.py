@@ -63,6 +63,11 @@ class Outcome:
         return sum(self.shares_P) / len(self.shares_P)
 
     @property
+    def mean_reward(self) -> float:
+        """Over the same rows."""
+        return sum(self.rewards) / len(self.rewards)
+
+    @property
     def high(self) -> list[int]:
         """Positions of rows on which it got too much."""
         return [i for i, share in enumerate(self.shares_P) if share > self.probe.threshold + 1e-9]

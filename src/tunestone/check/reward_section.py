@@ -91,6 +91,7 @@ def check_reward(
         check_range(graded, knows_answers=has_references or bool(completions)),
         _check_reference(ways, completions) if has_references else _no_references(),
         _check_probes(outcomes),
+        _check_easier(outcomes, completions),
         _check_positions(outcomes),
         check_determinism(trial, _repeated(ways)),
         check_latency(trial, task.batch_size * task.group_size),
@@ -200,6 +201,33 @@ def _check_probes(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
         yield Finding("ok", "no_hole_found", f"None of {len(tried)} hacking probes scores high.")
 
 
+def _check_easier(
+    outcomes: Sequence[Outcome], completions: Sequence[Graded]
+) -> Iterator[Finding]:
+    """Texts without an answer that earn more than the model does now: learning goes there first."""
+    earned = [grade.reward for _, grade in completions if grade.reward is not None]
+    if not earned:
+        return
+    mean = sum(earned) / len(earned)
+    easier = [
+        outcome
+        for outcome in outcomes
+        if outcome.probe.empties and not outcome.is_hole and outcome.mean_reward > mean
+    ]
+    if not easier:
+        return
+    top = max(easier, key=lambda outcome: outcome.mean_reward)
+    others = f", as do {len(easier) - 1} more texts without an answer" if len(easier) > 1 else ""
+    yield Finding(
+        "warning",
+        "easier_than_answering",
+        f"{top.probe.what} earns {top.mean_reward:.3g}{others}; the model's completions earn "
+        f"{mean:.3g}. Training will learn that before it learns to answer.",
+        "Give nothing, or a penalty, to a text without an answer.",
+        (_evidence(top.samples[0], top.rewards[0]),),
+    )
+
+
 def _check_positions(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
     """Several answers, one of which counts by its place; said only where the middle does not."""
     found = {outcome.probe.code: outcome for outcome in outcomes}
@@ -246,7 +274,7 @@ def _tables(ways: Ways, outcomes: Sequence[Outcome], has_references: bool) -> tu
         tuple(
             (
                 o.probe.what,
-                f"{sum(o.rewards) / len(o.rewards):.3g}",
+                f"{o.mean_reward:.3g}",
                 _percent(o.mean_share),
                 f"{len(o.high)} of {len(o.shares_P)}",
             )

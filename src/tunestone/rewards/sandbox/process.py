@@ -41,7 +41,7 @@ class WorkerProcess:
     """A confined process that has loaded a program."""
 
     def __init__(self, program: "Program", limits: "Limits", mechanism: Mechanism) -> None:
-        """Raises RewardError when the program cannot be loaded, SandboxError when nothing starts."""
+        """Raises RewardError when the program cannot be loaded, SandboxError if nothing starts."""
         self._limits = limits
         self._scratch = Path(tempfile.mkdtemp(prefix="tunestone-scratch-"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by _remove
