@@ -36,6 +36,7 @@ def test_a_failed_grade_counts_as_the_worst() -> None:
     failed = scores(-4.0, -2.0, -1.0, None)
     assert failed.rewards == [-4.0, -2.0, -1.0, -4.0]
     assert failed.errors == 1
+    assert failed.graded_reward == -7 / 3  # among checkpoints only what was graded counts
     assert scores(1.0, 2.0, 0.5, None).rewards == [1.0, 2.0, 0.5, 0.0]
 
 

@@ -67,3 +67,9 @@ def test_every_kind_of_failure_has_its_flag(kind, flag):
     assert grade_of(outcome) == Grade(
         reward=None, error="why", seconds=2.0, attempts=3, flags=(flag,)
     )
+
+
+def test_what_a_failed_call_printed_is_kept_with_its_error():
+    grade = grade_of(Outcome(error="it exited", kind="killed", printed="loading\n"))
+    assert grade.error == "it exited\nIt printed:\nloading"
+    assert grade_of(Outcome(error="it exited", kind="killed")).error == "it exited"

@@ -343,6 +343,13 @@ def test_the_environment_is_handed_on_by_name_only(sandbox, tmp_path, monkeypatc
     assert grade.metrics["secret"] == 1.0
 
 
+def test_an_environment_variable_that_is_not_set_is_named(tmp_path):
+    (tmp_path / "reward.py").write_text("def reward(prompt, completion, row):\n    return 1\n")
+    table = {"type": "function", "path": "reward.py:reward", "environment": ["NOT_SET_ANYWHERE"]}
+    with pytest.raises(RewardError, match="NOT_SET_ANYWHERE, which is not set"), ExitStack() as s:
+        open_grader(table, Context(tmp_path), s)
+
+
 def test_network_is_there_when_it_is_allowed(tmp_path):
     (tmp_path / "reward.py").write_text(HOSTILE)
     table = {"type": "function", "path": "reward.py:reward", "network": True}

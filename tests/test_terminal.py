@@ -20,6 +20,7 @@ def report(base: list[float], tuned: list[float], bounds: list[float], score: st
             "lenient_ci95": None,
             "length_mean": 3.0,
             "grade_errors": 0,
+            "lenient_grade_errors": 0,
         }
         for mean in means
     ]

@@ -77,6 +77,8 @@ class StepLines:
         line = "".join(cell.rjust(n) for cell, (_, n) in zip(cells, _COLUMNS, strict=True))
         if record["grade_errors"]:
             line += f"  {record['grade_errors']} grades failed"
+        if record.get("validation_errors"):
+            line += f"  {record['validation_errors']} of the validation"
         self._console.print(Text(line))
 
     def _left(self, record: Mapping[str, Any]) -> float:
@@ -110,6 +112,9 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
     failed = [report[name]["grade_errors"] for name in ("base", "tuned")]
     if any(failed):
         table.add_row("grades that failed (scored lowest)", *map(str, failed))
+    failed = [report[name]["lenient_grade_errors"] for name in ("base", "tuned")]
+    if any(failed):
+        table.add_row("lenient grades that failed", *map(str, failed))
     console.print(table)
     console.print(verdict(report))
     for example in report["examples"]:

@@ -32,10 +32,18 @@ class Scores:
 
     texts: list[str]
     rewards: list[float]
-    """A completion whose grader failed counts as the worst here, and in `errors`."""
+    """A completion whose grader failed counts as the worst here: in a comparison to fail never
+    pays. `failed` says which they were."""
     lenient: list[float] | None
     lengths: list[int]
-    errors: int
+    failed: list[int]
+    """Positions of the examples whose grading failed."""
+    lenient_errors: int = 0
+
+    @property
+    def errors(self) -> int:
+        """How many could not be graded."""
+        return len(self.failed)
 
     @property
     def binary(self) -> bool:
@@ -46,6 +54,13 @@ class Scores:
     def mean_reward(self) -> float:
         """Mean over all examples."""
         return sum(self.rewards) / len(self.rewards)
+
+    @property
+    def graded_reward(self) -> float:
+        """Mean over the examples that were graded; for choosing among checkpoints of one run."""
+        failed = set(self.failed)
+        graded = [reward for i, reward in enumerate(self.rewards) if i not in failed]
+        return sum(graded) / len(graded)
 
 
 def encode_prompts(
@@ -75,15 +90,15 @@ def score(
     ]
     grades = grader.grade(samples)
     refuse_failing(grades)
-    lenient = None
-    if lenient_grader is not None:
-        lenient = _rewards(lenient_grader.grade(samples))
+    lenient_grades = lenient_grader.grade(samples) if lenient_grader is not None else []
+    refuse_failing(lenient_grades)
     return Scores(
         texts=[completion.text for completion in completions],
         rewards=_rewards(grades),
-        lenient=lenient,
+        lenient=_rewards(lenient_grades) if lenient_grades else None,
         lengths=[len(completion.tokens) for completion in completions],
-        errors=sum(grade.error is not None for grade in grades),
+        failed=[i for i, grade in enumerate(grades) if grade.reward is None],
+        lenient_errors=sum(grade.reward is None for grade in lenient_grades),
     )
 
 
@@ -145,6 +160,7 @@ def _summary(scores: Scores, *, binary: bool) -> dict[str, Any]:
         "lenient_ci95": _lenient_interval(scores.lenient),
         "length_mean": sum(scores.lengths) / count,
         "grade_errors": scores.errors,
+        "lenient_grade_errors": scores.lenient_errors,
     }
 
 

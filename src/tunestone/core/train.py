@@ -113,7 +113,7 @@ class Trainer:
                 learned = self._learn(state, graded_P)
             if self._is_evaluation(state.step):
                 with clock("validate"):
-                    learned["validation_reward"] = self._validate(state)
+                    learned |= self._validate(state)
             if stop_requested() and not state.stopped:
                 state.stopped = _ON_REQUEST
             watch(self._log(state, graded_P, learned, clock))
@@ -186,16 +186,17 @@ class Trainer:
     def _is_evaluation(self, step: int) -> bool:
         return step % self.eval_every == 0 or step == self.steps
 
-    def _validate(self, state: LoopState) -> float:
+    def _validate(self, state: LoopState) -> dict[str, float]:
         """Greedy mean reward on the validation prompts; remembers the best and when to give up."""
-        reward = score(self.sampler, self.validation, self.grader, self.config).mean_reward
+        scores = score(self.sampler, self.validation, self.grader, self.config)
+        reward = scores.graded_reward
         if reward > state.best_reward:
             state.best_reward, state.best_step, state.stale = reward, state.step, 0
         else:
             state.stale += 1
         if self.config.patience and state.stale >= self.config.patience:
             state.stopped = f"no better validation reward in {state.stale} validations"
-        return reward
+        return {"validation_reward": reward, "validation_errors": scores.errors}
 
     def _log(
         self,
@@ -250,7 +251,7 @@ class Trainer:
 
     def _validate_base(self, state: LoopState) -> None:
         """The base's validation reward: what every checkpoint has to beat to be chosen."""
-        reward = self._validate(state)
+        reward = self._validate(state)["validation_reward"]
         message = f"Validation reward of the base model: {reward:.3f}."
         self.run.event("base_validated", message, validation_reward=reward)
         self._save(state)
@@ -309,17 +310,20 @@ def sampling_params(config: TrainConfig) -> SamplingParams:
 
 
 def describe(graded_P: Sequence[Graded]) -> dict[str, Any]:
-    """Metrics of a step's completions; reward statistics leave out failed grades."""
+    """Metrics of a step's completions; reward statistics leave out failed grades.
+
+    At least half of the grades are good: a step with fewer has been refused.
+    """
     completions = [c for graded in graded_P for c in graded.completions_G]
     grades = [g for graded in graded_P for g in graded.grades_G]
     rewards = [g.reward for g in grades if g.reward is not None]
     lengths = [len(c.tokens) for c in completions]
     entropies = [e for c in completions for e in c.entropies]
     return {
-        "reward_mean": statistics.fmean(rewards) if rewards else 0.0,
-        "reward_std": statistics.pstdev(rewards) if rewards else 0.0,
-        "reward_min": min(rewards, default=0.0),
-        "reward_max": max(rewards, default=0.0),
+        "reward_mean": statistics.fmean(rewards),
+        "reward_std": statistics.pstdev(rewards),
+        "reward_min": min(rewards),
+        "reward_max": max(rewards),
         "groups": len(graded_P),
         "signal_share": sum(graded.has_signal for graded in graded_P) / len(graded_P),
         "grade_errors": len(grades) - len(rewards),

@@ -34,7 +34,8 @@ def grade_of(outcome: Outcome) -> Grade:
     A result that is no finite number is a `python_grader_runtime_error`, as if it had raised.
     """
     if outcome.kind:
-        return _failed(outcome, outcome.error, _FLAGS[outcome.kind])
+        printed = f"\nIt printed:\n{outcome.printed.rstrip()}" if outcome.printed.strip() else ""
+        return _failed(outcome, outcome.error + printed, _FLAGS[outcome.kind])
     try:
         reward, metrics = _read_result(outcome.value)
     except _WrongResultError as error:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunestone.errors import SandboxError
+from tunestone.errors import RewardError, SandboxError
 
 MechanismName = Literal["bubblewrap", "landlock", "none"]
 
@@ -83,7 +83,13 @@ def start_of(
     """
     python = [sys.executable, "-s", "-P", str(_WORKER)]
     exposed = [path for folder in readable for path in expose(folder)]
-    variables = _ENVIRONMENT | {k: os.environ[k] for k in environment if k in os.environ}
+    missing = [name for name in environment if name not in os.environ]
+    if missing:
+        raise RewardError(
+            f"the reward wants the environment variable {missing[0]}, which is not set.",
+            remedy="Set it, or take it out of `environment`.",
+        )
+    variables = _ENVIRONMENT | {name: os.environ[name] for name in environment}
     is_bubblewrap = mechanism.name == "bubblewrap"
     inside = _SCRATCH if is_bubblewrap else str(scratch)
     variables |= {"HOME": inside, "TMPDIR": inside}

@@ -182,8 +182,8 @@ class Sandbox:
                 memory=self._limits.memory_mib << 20,
                 processes=self._limits.processes,
             )
-            if greed:
-                worker.kill(Lost(greed, "memory" if "MiB" in greed else "killed"))
+            if greed is not None:
+                worker.kill(Lost(greed.reason, greed.kind))
 
 
 class _Work:

@@ -56,6 +56,9 @@ class WorkerProcess:
                 file_mib=limits.file_mib,
             )
             self._start(start.command, start.environment)
+        except RewardError:
+            self._remove()
+            raise
         except OSError as error:
             self._remove()
             raise SandboxError(f"A worker could not be started: {error}.") from error

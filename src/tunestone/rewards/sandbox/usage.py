@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 _PAGE = resource.getpagesize()
 
@@ -24,6 +25,14 @@ class ProcessUsage:
     group: int
     memory: int
     """Resident bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greed:
+    """A limit that a call has passed, and how its end is called."""
+
+    kind: Literal["memory", "killed"]
+    reason: str
 
 
 def process_table() -> list[ProcessUsage]:
@@ -56,8 +65,8 @@ def find_greed(
     has_namespace: bool,
     memory: int,
     processes: int,
-) -> str:
-    """Which limit the call of the worker started as `pid` has passed; empty when none.
+) -> Greed | None:
+    """Which limit the call of the worker started as `pid` has passed, if any.
 
     `memory` in bytes is what the call's processes may hold beyond their copies of the worker.
     """
@@ -68,7 +77,8 @@ def find_greed(
     )
     held = sum(max(0, usage.memory - shared) for usage in call)
     if held > memory:
-        return f"its processes held {held >> 20} MiB, more than the limit of {memory >> 20} MiB"
+        limit = f"more than the limit of {memory >> 20} MiB"
+        return Greed("memory", f"its processes held {held >> 20} MiB, {limit}")
     if len(call) > processes:
-        return f"it ran {len(call)} processes, more than the limit of {processes}"
-    return ""
+        return Greed("killed", f"it ran {len(call)} processes, more than the limit of {processes}")
+    return None
