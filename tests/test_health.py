@@ -14,8 +14,9 @@ HEALTHY = [
 ]
 
 
-def record(entropy=1.0, length=20.0, reward=0.5, validation=None):
+def record(entropy=1.0, length=20.0, reward=0.5, validation=None, truncated=0.1):
     line = {"entropy": entropy, "length_mean": length, "reward_mean": reward}
+    line["truncated_share"] = truncated
     return line if validation is None else {**line, "validation_reward": validation}
 
 
@@ -41,6 +42,18 @@ def test_a_planted_sign_is_found(last, code):
     assert codes([*healthy, *[last] * 5]) == [code]
     assert codes(healthy) == []
     assert codes([*healthy, *[last] * 2]) == []  # not yet: means over five steps
+
+
+def test_completions_that_run_into_their_limit_have_exploded():
+    # As in the run that was paid for length: 34 tokens at first, 71 at most (twice as many).
+    logged = [0.08, 0.14, 0.55, 0.78, 0.86, 0.83, 0.86]  # truncated share by step
+    lengths = [33.6, 34.5, 55.1, 65.8, 68.3, 67.0, 69.2]
+    records = [record(length=n, truncated=t) for n, t in zip(lengths, logged, strict=True)]
+    assert codes(records[:5]) == []  # 0.48 on average: not yet
+    (alert,) = find_alerts(records[:6])  # (0.14 + 0.55 + 0.78 + 0.86 + 0.83) / 5 = 0.63
+    assert alert.code == "length_explosion"
+    assert "63 % of the completions run into max_completion_tokens, 8 %" in alert.message
+    assert codes([record(truncated=0.7)] * 6) == []  # it was so from the start
 
 
 def test_a_low_plateau_is_found_after_twenty_steps():

@@ -3,8 +3,9 @@
 Four rules, each with its window and threshold below; a sign is told once a run, as an event and a
 line on the terminal. Whether to stop is the user's decision. Thresholds: rft_services.md 8.6 and
 15.6 (AWS: rewards that stay below 0.15 and entropy near zero are concerns; Azure's: three times the
-tokens, a gap of 0.10 between training and validation). Ours is what "near zero" means: healthy runs
-of our recipes with short answers end at 0.04 nats.
+tokens, a gap of 0.10 between training and validation). Ours is what "near zero" means (healthy runs
+of our recipes with short answers end at 0.04 nats), and that completions which run into their limit
+have exploded too: the run in docs/rewards/reward-hacking.md that was paid for length did so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 WINDOW = 5
 """Steps over which a mean is taken, at the beginning and at the end."""
 _COLLAPSED_ENTROPY = 0.02  # nats
-_LONGER = 3.0
+_LONGER, _MOSTLY_CUT = 3.0, 0.5
 _LOW_REWARD, _PLATEAU_STEPS, _PLATEAU_GAIN = 0.15, 20, 0.02
 _DIVERGED_GAP, _DIVERGED_FALL = 0.10, 0.05
 
@@ -75,6 +76,14 @@ def _entropy(records: Sequence[Record]) -> Alert | None:
 def _length(records: Sequence[Record]) -> Alert | None:
     first = _mean(records[:WINDOW], "length_mean")
     last = _mean(records[-WINDOW:], "length_mean")
+    cut, cut_at_first = _mean(records[-WINDOW:], "truncated_share"), records[0]["truncated_share"]
+    if cut > _MOSTLY_CUT and cut > _LONGER * cut_at_first:
+        return Alert(
+            "length_explosion",
+            f"{100 * cut:.0f} % of the completions run into max_completion_tokens, "
+            f"{100 * cut_at_first:.0f} % did in the first step. Read some: does the reward pay for "
+            "length?",
+        )
     if last <= _LONGER * first:
         return None
     return Alert(

@@ -81,7 +81,7 @@ def start_of(
 
     `scratch` is an empty folder made for it; under bubblewrap it has one in memory instead.
     """
-    python = [sys.executable, "-s", "-P", str(_WORKER)]
+    python = [os.path.abspath(sys.executable), "-s", "-P", str(_WORKER)]  # noqa: PTH100  keeps links
     exposed = [path for folder in readable for path in expose(folder)]
     missing = [name for name in environment if name not in os.environ]
     if missing:
