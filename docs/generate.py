@@ -33,8 +33,8 @@ keys stand at the top level. `--set` takes a TOML value, and a bare word counts 
 combinations are refused, with the reason, before anything runs.
 """
 REWARDS = """
-A reward is a table with `type` and the fields below; every one of them may also have a `name`,
-which reports then use. A template such as `{{ item.reference_answer }}` takes a key of the data
+A reward is a table with `type` and the fields below; every one of them may also have a `name`, a
+label for whoever reads it. A template such as `{{ item.reference_answer }}` takes a key of the data
 row, `{{ sample.output_text }}` the completion. An unknown field is refused with the nearest known
 one. [write-a-reward.md](write-a-reward.md) shows each kind at work.
 """

@@ -71,8 +71,11 @@ def test_finely_graded_rewards_are_rounded_to_the_nearest_label():
 def test_labels_may_be_names():
     report = measure([1.0, 0.0, 0.0], ["good", "good", "bad"], values={"good": 1, "bad": 0})
     assert report.accuracy == pytest.approx(2 / 3)
-    with pytest.raises(RewardError, match=r"'good' has no value; there are values for \['fine'\]"):
+    with pytest.raises(
+        RewardError, match=r"'good' has no value; there are values for \['fine'\]"
+    ) as caught:
         measure([1.0], ["good"], values={"fine": 1})
+    assert "--value NAME=NUMBER" in caught.value.remedy
 
 
 def test_what_fails_is_counted_and_left_out():
@@ -82,7 +85,9 @@ def test_what_fails_is_counted_and_left_out():
     assert (report.rows, report.failed) == (5, 3)
     assert report.failures == {"model_grader_refusal_error": 2, "model_grader_parse_error": 1}
     assert report.accuracy == 1  # of two
-    with pytest.raises(RewardError, match="could not grade any of the 2 rows: no"):
+    with pytest.raises(
+        RewardError, match=r"any of the 2 rows\. The first error: no `tunestone grade`"
+    ):
         measure([lost, lost], [1, 0])
 
 

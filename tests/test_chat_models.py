@@ -25,6 +25,8 @@ COLD = SamplingParams(temperature=0)
 def aws(monkeypatch):
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_BEARER_TOKEN_BEDROCK", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "dummy")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -229,6 +231,16 @@ def test_bedrock_without_a_region_is_said_when_the_judge_is_opened(aws):
         BedrockChat("judge", Endpoint(api="bedrock"))
 
 
+def test_bedrock_without_credentials_is_said_when_the_judge_is_opened(aws, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    endpoint = Endpoint(api="bedrock", region="us-east-1")
+    with pytest.raises(RewardError, match="no AWS credentials to ask the judge m on Bedrock"):
+        BedrockChat("m", endpoint)
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "dummy")
+    BedrockChat("m", endpoint).close()
+
+
 # --- Endpoints ------------------------------------------------------------------------------
 
 
@@ -237,7 +249,7 @@ def test_bedrock_without_a_region_is_said_when_the_judge_is_opened(aws):
     [
         ({"region": "us-east-1"}, "region is for api = 'bedrock'"),
         ({"api": "bedrock", "api_key_env": "KEY"}, "api_key_env is for api = 'openai'"),
-        ({"base_url": "localhost:8000"}, "base_url"),
+        ({"base_url": "localhost:8000"}, "not an address; write http://127.0.0.1:8000/v1"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 3}, "timeout"),
     ],

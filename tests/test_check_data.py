@@ -109,6 +109,24 @@ def test_rows_are_held_against_the_limits_of_the_services(rows, level, code):
     assert f"{rows:,} training rows" in found.message
 
 
+def test_one_is_singular():
+    found = look([prompt("which word?")], validation=[prompt("and which one?", 1)])
+    assert finding(found, "too_few_rows").message.startswith("1 training row;")
+    assert finding(found, "few_validation_rows").message.startswith("1 validation row;")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_data_that_cannot_be_split_is_fatal(count):
+    same = [prompt("which word?", i) for i in range(count)]
+    found = finding(look(same), "nothing_to_validate_on")
+    assert found.level == "fatal"
+    assert ("only one training row" if count == 1 else "prompts are equal") in found.message
+    elsewhere = look(same, validation=[prompt("and which one?", 9)])
+    assert "nothing_to_validate_on" not in bad_codes(elsewhere)
+    two = [*same, prompt("and which one?", 9)]
+    assert "nothing_to_validate_on" not in bad_codes(look(two))
+
+
 def test_validation_rows_are_counted():
     training = healthy()
     assert "no_validation_rows" in bad_codes(look(training))
@@ -158,7 +176,7 @@ def test_a_changed_word_is_near_a_changed_number_is_not():
         [*training, prompt(LONG, 900), prompt(LONG.replace("baker", "Baker") + " Say.", 901)]
     )
     found = finding(near, "near_duplicate_prompts")
-    assert found.message.startswith("1 of 302 training prompts nearly repeat")
+    assert found.message.startswith("1 of 302 training prompts nearly repeats")
     assert found.evidence[0]["ids"] == ["p900", "p901"]
     assert found.level == "advice"  # one row in 302
     other = look([*training, prompt(LONG, 900), prompt(LONG.replace("5 more", "6 more"), 901)])
@@ -241,7 +259,7 @@ def test_a_leak_is_fatal_and_named():
     section = look(training, validation=validation)
     found = finding(section, "validation_leak")
     assert found.level == "fatal"
-    assert found.message.startswith("1 of 120 validation prompts are also trained on")
+    assert found.message.startswith("1 of 120 validation prompts is also trained on")
     assert found.evidence == ({"training": "p4", "validation": "copy"},)
     assert "validation_near_leak" not in bad_codes(section)  # said once is enough
 
@@ -271,7 +289,7 @@ def test_missing_empty_and_mixed_answers_are_counted():
     training[3] = prompt("Object #### answer.", 3, reference_answer={"b": 1, "a": 2})
     section = look(training)
     missing = finding(section, "missing_reference_answers")
-    assert missing.message.startswith("1 of 300 rows have no")
+    assert missing.message.startswith("1 of 300 rows has no")
     assert missing.evidence == ({"id": "p0", "where": "d.jsonl:0"},)
     assert finding(section, "empty_reference_answers").evidence[0]["id"] == "p1"
     mixed = finding(section, "mixed_reference_answers").message

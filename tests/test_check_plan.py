@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,7 @@ GIVEN = {"model": "smollm2-135m", "data": "d.jsonl", "reward": "r.py:f"}
 def signal(shares=(0.2, 0.6, 0.9), *, p99=100, truncated=0.0) -> SignalFacts:
     return SignalFacts(
         prompts=64,
+        prompts_graded=64,
         completions=8,
         pass_rate=0.2,
         pass_rate_low=0.15,
@@ -266,6 +268,37 @@ def test_a_model_too_short_for_its_prompts_is_fatal():
     found = section(setup(settings=mine, context=150))
     assert finding(found, "context_too_short").level == "fatal"
     assert "context_too_short" not in codes(section(setup(settings=mine, context=160)))
+
+
+def test_completions_get_what_the_longest_kept_prompt_leaves():
+    # Of prompts with 1 to 100 tokens the user keeps those up to 50; validation has one of 60.
+    mine = {**GIVEN, "max_prompt_tokens": 50}
+    facts = signal(p99=500)
+    kept = setup(settings=mine, signal=facts, context=200)
+    assert value(kept, "max_completion_tokens") == 200 - 50
+    assert "context_too_short" not in codes(section(kept))
+    wider = setup(settings={**GIVEN, "max_prompt_tokens": 120}, signal=facts, context=200)
+    longer = replace(wider, heldout_P=(110, 130))
+    assert value(longer, "max_completion_tokens") == 200 - 110
+    assert "context_too_short" not in codes(section(longer))
+    too_long = replace(wider, heldout_P=(121,))
+    assert "Every validation prompt is" in finding(section(too_long), "no_prompt_fits").message
+
+
+def test_a_plan_without_a_grade_names_no_share():
+    facts = replace(signal(), signal_share={}, prompts_graded=0)
+    plan = recommend(setup(signal=facts))
+    (group,) = [s for s in plan.settings if s.name == "group_size"]
+    assert (group.value, group.reason) == (8, "No completions were graded.")
+
+
+def test_one_is_singular():
+    one = {**GIVEN, "max_steps": 1, "batch_size": 1}
+    found = finding(section(setup(1, settings=one)), "plan")
+    assert found.message == "1 step of 1 prompt x 8 completions."
+    reasons = {s.name: s.reason for s in recommend(setup(1)).settings}
+    assert reasons["batch_size"].startswith("An eighth of 1 row,")
+    assert reasons["epochs"].startswith("1 row is few")
 
 
 def test_no_prompt_below_the_users_limit_is_fatal():

@@ -327,6 +327,46 @@ def test_errors_are_counted_with_the_first_reason():
     assert section.facts["reward_highest"] is None
 
 
+def test_errors_on_the_models_completions_are_not_hidden():
+    """The texts that are tried all have few words; the model's have many, and those fail."""
+    failed = Grade(None, error="Traceback\nValueError: too many words")
+    own = [(Sample(row, f"many words {i}"), failed) for i, row in enumerate(rows(8))]
+    section = look(exact, completions=own)
+    found = finding(section, "reward_errors")
+    assert found.level == "fatal"
+    assert "8 of 8 completions of the model among them" in found.message
+    assert found.message.endswith("first: ValueError: too many words")
+    assert found.evidence[0]["completion"] == "many words 0"
+    assert section.facts["errors"] == 8
+    graded = [*own, (Sample(rows()[0], "few"), Grade(0.0))]
+    found = finding(look(exact, completions=graded), "reward_errors")
+    assert (found.level, "8 of 9 completions of the model" in found.message) == ("warning", True)
+
+
+def test_what_fails_twice_is_not_called_deterministic():
+    def broken(text, reference):
+        raise ValueError("always")
+
+    found = finding(look(broken), "not_graded_twice")
+    assert found.message.startswith("16 texts could not be graded twice")
+    assert "deterministic" not in {f.code for f in look(broken).findings}
+
+    def on_even(text, reference):
+        if int(reference) % 2:
+            raise ValueError("odd")
+        return exact(text, reference)
+
+    # answers 37 i + 11 are even for odd i; i = 40 k // 16 = 0 2 5 7 and so on: every second is
+    message = finding(look(on_even), "deterministic").message
+    assert message == "8 texts graded twice got the same; 8 more could not be graded."
+
+
+def test_one_is_singular():
+    messages = {f.code: f.message for f in look(exact, rows(1)).findings}
+    assert messages["deterministic"] == "1 text graded twice got the same."
+    assert "in the one row tried" in messages["reference_gets_maximum"]
+
+
 def test_chance_and_state_are_noticed():
     calls = iter(range(10_000))
     found = finding(look(lambda t, r: exact(t, r) + 1e-6 * next(calls)), "not_deterministic")

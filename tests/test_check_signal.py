@@ -1,6 +1,8 @@
 """What base completions say about the signal of a training."""
 
+import json
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -94,9 +96,23 @@ def test_the_ends_of_the_scale_are_warned_of():
     assert codes(check_signal(drawn(*partial))[0])["never_passes"] == "warning"
 
 
+def test_nothing_graded_is_said_and_not_taken_for_failure():
+    ungraded = [replace(one, rewards_G=()) for one in drawn([0, 0, 0, 0], [0, 0, 0, 0])]
+    section, facts = check_signal(ungraded)
+    assert codes(section) == {"not_graded": "fatal"}
+    assert section.findings[0].message.startswith("None of 8 completions of the base model could")
+    assert "pass_rate" not in section.facts
+    assert section.bars == ()
+    assert (facts.prompts_graded, facts.length_mean, dict(facts.signal_share)) == (0, 5.0, {})
+    json.dumps(section.facts, allow_nan=False)
+
+
 def test_failed_grades_count_neither_way():
     section, facts = check_signal(drawn([1, 0], [], [1]))
     assert facts.pass_rate == 2 / 3
-    assert facts.mixed_share == 1 / 3
+    assert facts.mixed_share == 1 / 2  # of the two prompts with a grade
+    assert (facts.prompts, facts.prompts_graded) == (3, 2)
+    assert section.bars[0].counts == (0, 1, 1)  # too hard, mixed, too easy: not the ungraded one
+    assert sum(section.bars[1].counts) == 2
     assert math.isfinite(facts.signal_share[4])
     assert "pass_rate" in codes(section)

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from toy import SETTINGS
 from tunestone.cli import app
-from tunestone.config import read_toml, resolve
-from tunestone.errors import ConfigError, DataError, RewardError
+from tunestone.cli.rewards import SandboxName
+from tunestone.config import TrainConfig, read_toml, resolve
+from tunestone.errors import ConfigError, DataError, RewardError, StorageError
 
 REWARD = '''
 def letters(prompt, completion, row):
@@ -54,7 +56,8 @@ def check(model: Path, reward: str, *more: str) -> Result:
 
 
 def test_check_reports_and_writes_a_config_that_trains(folder, tiny_folder):
-    result = check(tiny_folder, "reward.py:letters")
+    # Steps enough for seconds: the forecast is in whole ones.
+    result = check(tiny_folder, "reward.py:letters", "--set=max_steps=500")
     report = json.loads((folder / "check" / "check.json").read_text())
     assert [section["name"] for section in report["sections"]] == [
         "data",
@@ -67,7 +70,9 @@ def test_check_reports_and_writes_a_config_that_trains(folder, tiny_folder):
     assert result.exit_code == 1
     assert "Do not train yet" in result.output
     facts = {section["name"]: section["facts"] for section in report["sections"]}
-    assert facts["data"]["rows"] == 22  # 24 less a tenth for validation
+    assert facts["data"]["rows"] == 24  # all of them, those split off for validation too
+    assert "Sandbox for reward code: " in result.output
+    assert report["subject"]["sandbox"] in result.output
     assert facts["signal"]["prompts"] == 6
     assert facts["signal"]["completions_of_each"] == 4
     assert facts["plan"]["seconds"] > 0
@@ -89,6 +94,30 @@ def test_a_reward_without_signal_is_fatal(folder, tiny_folder):
         for finding in section["findings"]
     }
     assert codes["no_signal"] == "fatal"
+
+
+def test_an_impossible_folder_is_told_before_the_work(folder):
+    # There is no model of this name: were the folder looked at last, that would be the error.
+    arguments = ["check", "train.jsonl", "--reward", "number", "--model", "nowhere", "--out"]
+    for out in ("reward.py", "reward.py/deeper"):
+        with pytest.raises(StorageError, match=r"'.*reward\.py' is a file"):
+            CliRunner().invoke(app, [*arguments, out], catch_exceptions=False)
+
+
+def test_a_leak_is_in_the_report(folder, tiny_folder):
+    (folder / "copy.jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    result = check(tiny_folder, "reward.py:letters", "--validation", "copy.jsonl")
+    assert result.exit_code == 1, result.output
+    report = json.loads((folder / "check" / "check.json").read_text())
+    (section,) = report["sections"]
+    levels = {finding["code"]: finding["level"] for finding in section["findings"]}
+    assert (section["name"], levels["validation_leak"]) == ("data", "fatal")
+    assert (
+        "24 of 24 validation prompts are also trained on"
+        in (folder / "check" / "check.html").read_text()
+    )
+    assert not (folder / "check" / "config.toml").exists()
+    assert "Drawing" not in result.output
 
 
 def test_check_needs_a_reward(folder):
@@ -140,3 +169,56 @@ def test_grade_names_what_is_wrong(folder):
         CliRunner().invoke(
             app, ["grade", "answers.jsonl", "--reward", "numbr"], catch_exceptions=False
         )
+
+
+def test_grade_fails_when_no_completion_could_be_graded(folder):
+    row = {"messages": [{"role": "user", "content": "1?"}], "completion": "boom"}
+    (folder / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    result = run("grade", "answers.jsonl", "--reward", "reward.py:echo", "--out", "grades.jsonl")
+    assert result.exit_code == 1
+    assert "1 without a reward" in result.stdout
+    assert json.loads((folder / "grades.jsonl").read_text())["reward"] is None  # written first
+
+
+def test_grade_takes_the_sandboxes_that_a_config_takes(folder):
+    names = get_args(TrainConfig.model_fields["sandbox"].annotation)
+    assert SandboxName.__args__ == (Literal[names],)
+    result = run("grade", "answers.jsonl", "--reward", "number", "--sandbox", "foo")
+    assert result.exit_code == 2
+    assert "'foo' is not one of 'auto'" in result.stderr
+
+
+@pytest.fixture
+def labelled(folder):
+    """Four rows that people called good and bad; `reward.py:echo` gives the same."""
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"{i}?"}],
+            "reference_answer": "1",
+            "completion": completion,
+            "label": label,
+        }
+        for i, (completion, label) in enumerate([("1", "good"), ("2", "bad")] * 2)
+    ]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def agreement(*values: str) -> Result:
+    command = ["judge", "agreement", "labelled.jsonl", "--reward", "reward.py:echo", "--json"]
+    options = [f"--value={value}" for value in values]
+    return CliRunner().invoke(app, command + options, catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("labelled")
+def test_agreement_takes_the_worth_of_named_labels():
+    assert json.loads(agreement("good=1", " bad = 0.0").stdout)["accuracy"] == 1.0
+    with pytest.raises(RewardError, match=r"'bad' has no value.*--value NAME=NUMBER"):
+        agreement("good=1")
+
+
+@pytest.mark.usefixtures("labelled")
+@pytest.mark.parametrize("value", ["good", "bad=zero", "=1", "bad=", "bad=nan", "bad=inf"])
+def test_agreement_refuses_a_worth_that_is_no_number(value):
+    with pytest.raises(ConfigError) as caught:
+        agreement("good=1", value)
+    assert caught.value.message == f"'--value {value}' is not of the form NAME=NUMBER."

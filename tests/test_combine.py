@@ -276,4 +276,4 @@ def test_a_fault_inside_a_grader_says_which():
     message = refusal(parse_spec, table={**data, "graders": {"a": {"type": "string_chek"}}})
     assert message.startswith("graders.a: there is no reward of type 'string_chek'. Did you mean")
     message = refusal(parse_spec, table={**data, "graders": {"a": "exact"}})
-    assert "graders.a: Input should be a valid dictionary" in message
+    assert "graders.a: must be a table" in message

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from tunestone.errors import RewardError, SandboxError
-from tunestone.rewards.function import load_program
+from tunestone.rewards.function import load_program, load_reward_function
 from tunestone.rewards.grader import fingerprint_reward, open_grader, parse_spec
 from tunestone.rewards.sandbox import choose_mechanism
 from tunestone.rewards.spec import Context
@@ -75,6 +75,12 @@ def test_files_and_modules_are_sought_in_the_contexts_folder(
     monkeypatch.chdir(elsewhere)
     assert grade(open_here("my_rewards/short.py:reward"))[0].reward == 0.5
     assert grade(open_here("my_rewards.short:reward"))[0].reward == 0.5
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    # A file that is there and fails when it is read, for any user.
+    with pytest.raises(RewardError, match=r"mem cannot be read: .+\. Check its permissions\."):
+        load_reward_function("/proc/self/mem:reward", tmp_path)
 
 
 def test_siblings_of_one_name_in_two_folders_do_not_meet(write, open_here):
@@ -496,7 +502,7 @@ def test_a_readable_path_must_exist(write, refusal, tmp_path):
             "memory_mib: Input should be greater than or equal to 64; "
             "processes: Input should be greater than or equal to 1.",
         ),
-        ({"readable": "data"}, "readable: Input should be a valid tuple."),
+        ({"readable": "data"}, "readable: must be a list."),
         ({"path": None}, "path: Input should be a valid string."),
     ],
 )
@@ -507,7 +513,7 @@ def test_a_wrong_field_is_named_with_the_nearest_known_one(fields, message):
 
 
 def test_a_table_must_name_its_path_and_its_type():
-    with pytest.raises(RewardError, match=r"^function reward: path: Field required\.$"):
+    with pytest.raises(RewardError, match=r"^function reward: needs `path`\.$"):
         parse_spec({"type": "function"})
     with pytest.raises(
         RewardError, match=r"no reward of type 'funktion'\. Did you mean 'function'"

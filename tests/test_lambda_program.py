@@ -45,6 +45,7 @@ def stack():
 
 def load(package):
     setup = {"root": str(package.root), "module": package.module, "function": package.function}
+    setup["source"] = str(package.source)
     return load_program({**setup, "timeout_seconds": 300, "memory_mib": 512})
 
 
@@ -261,6 +262,16 @@ def test_a_folder_is_not_a_package(tmp_path, stack):
 def test_a_handler_that_cannot_be_called_is_refused(tmp_path, stack, source, message):
     with pytest.raises(RewardError, match=message):
         load_source(tmp_path, stack, source)
+
+
+def test_a_zip_without_the_handler_is_named_itself(tmp_path, stack):
+    package = tmp_path / "mine.zip"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("inside/rewards_of_mine.py", "def score(e, c): return []")
+    with pytest.raises(RewardError) as caught:
+        load(open_package(package, "inside.rewards_of_mine.handle", stack))
+    place = f"{package}: inside/rewards_of_mine.py"
+    assert caught.value.message == f"{place} has no function handle; it has score."
 
 
 def test_a_handler_named_like_a_module_of_python_is_refused(tmp_path, stack):

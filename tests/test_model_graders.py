@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from judge_server import BROKEN, Said, in_turn, say, serve_judge
 from tunestone.errors import RewardError
+from tunestone.rewards.grader import parse_spec
 from tunestone.rewards.judges.asking import UnreadableReply, parse_object
 from tunestone.rewards.judges.model_graders import LabelModel, ScoreModel
 from tunestone.rewards.sandbox import Mechanism
@@ -248,11 +249,23 @@ def test_specs_that_make_no_sense_are_refused(kind, changes, message):
         kind.model_validate(written | changes)
 
 
-def test_a_broken_template_is_refused_when_opened(tmp_path):
-    written = SCORE | {"input": [{"role": "user", "content": "{{ output }}"}]}
-    spec = ScoreModel.model_validate(written | {"endpoint": {"base_url": "http://127.0.0.1:1"}})
-    with ExitStack() as stack, pytest.raises(RewardError, match="output"):
-        spec.open(Context(tmp_path, Mechanism("none", "")), stack)
+@pytest.mark.parametrize("spec", [SCORE, LABEL])
+@pytest.mark.parametrize("content", ["{{ output }}", [{"type": "text", "text": "{{ output }}"}]])
+def test_a_broken_template_is_refused_when_it_is_read(spec, content):
+    with pytest.raises(RewardError, match=r"'\{\{ output \}\}' \(character 1\) has no known"):
+        parse_spec(spec | {"input": [{"role": "user", "content": content}]})
+
+
+def test_a_judge_that_is_down_is_named_with_its_address(tmp_path):
+    with ExitStack() as stack:
+        address = stack.enter_context(serve_judge(in_turn())).url
+    written = SCORE | {"endpoint": {"base_url": address}}  # nobody answers there any more
+    with ExitStack() as stack:
+        grader = ScoreModel.model_validate(written).open(Context(tmp_path), stack)
+        [grade] = grader.grade([sample("x")])
+    judge = f"the judge gpt-4.1-mini-2025-04-14 at {address}"
+    assert grade.error == f"{judge} failed: Connection error."
+    assert grade.flags == ("model_grader_server_error",)
 
 
 def test_bedrock_refuses_what_converse_does_not_know(tmp_path):

@@ -45,8 +45,10 @@ def test_only_the_last_tag_counts_and_the_whole_text_can():
 
 
 def test_an_unknown_dataset_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match=r"no dataset 'leg_count'. Did you mean leg_counting\?"):
+    with pytest.raises(RewardError, match=r"no dataset 'leg_count'\. Did you mean leg_counting\?"):
         score("1", {}, dataset="leg_count")
+    with pytest.raises(UnusableReferenceError, match=r"'leg_count'\. Did you mean leg_counting\?"):
+        score("1", {"metadata": {"source_dataset": "leg_count"}})
 
 
 def test_entries_are_found_in_every_place():
@@ -84,10 +86,8 @@ def test_the_grader_in_the_sandbox():
     )
     assert grades[0].reward == 1.0
     assert grades[1].reward is not None and grades[1].reward < 0.5
-    assert [grade.flags for grade in grades[2:]] == [
-        ("other_error",), ("python_grader_runtime_error",)
-    ]  # fmt: skip
-    assert "Did you mean leg_counting?" in grades[3].error
+    assert [grade.flags for grade in grades[2:]] == [("other_error",)] * 2
+    assert grades[3].error == "reasoning-gym has no dataset 'leg_count'. Did you mean leg_counting?"
 
 
 def test_what_a_model_writes_cannot_reach_out_of_the_sandbox(tmp_path):
@@ -101,5 +101,6 @@ def test_what_a_model_writes_cannot_reach_out_of_the_sandbox(tmp_path):
 
 
 def test_a_wrong_dataset_is_refused_when_it_is_opened():
-    with pytest.raises(RewardError, match="leg_counting"):
+    with pytest.raises(RewardError, match="leg_counting") as caught:
         grade(ReasoningGym(dataset="leg_count"))
+    assert "Traceback" not in str(caught.value)

@@ -207,11 +207,11 @@ def grades(sandbox, *texts):
 def living(sessions):
     """Processes of these sessions that are not zombies."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for entry in filter(lambda entry: entry.name.isdigit(), Path("/proc").iterdir()):
         with suppress(OSError):
-            state, _, _, session = entry.read_bytes().rpartition(b")")[2].split()[:4]
+            state, _, _, session = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:4]
             if int(session) in sessions and state != b"Z":
-                found.append(entry.parent.name)
+                found.append(entry.name)
     return found
 
 

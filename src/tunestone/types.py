@@ -87,7 +87,8 @@ class Grade:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Named sub-scores, logged but not trained on."""
     attempts: int = 1
-    """How often the grader was asked; more than 1 when the wire or a worker failed in between."""
+    """How often the grader was asked; more than 1 when the wire or a worker failed in between, or a
+    judge's answer could not be read and was asked for again."""
     flags: tuple[GradeFlag, ...] = ()
     """The kinds of failure behind `error`; a grade with a reward may carry a warning flag."""
     tokens: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from itertools import chain
 
 from tunestone.check.answers import whole_text
 from tunestone.check.duplicates import THRESHOLD, NearPair, find_equal, find_near, prompt_text
-from tunestone.check.findings import EVIDENCE, Finding, Json, Section, excerpt, percent
+from tunestone.check.findings import EVIDENCE, Finding, Json, Section, counted, excerpt, percent
 from tunestone.check.lengths import Lengths, histogram, quantile
 from tunestone.check.row_checks import (
     check_answers,
@@ -23,6 +23,7 @@ from tunestone.check.row_checks import (
     key_of,
 )
 from tunestone.data import find_overlap
+from tunestone.rows import message_key
 from tunestone.types import Prompt
 
 LEAST_ROWS, MOST_ROWS, MOST_ROWS_OPENAI = 100, 20_000, 50_000
@@ -92,7 +93,19 @@ def _facts(data: DataSet, lengths: Lengths) -> dict[str, Json]:
 def _check_size(data: DataSet) -> Iterator[Finding]:
     yield _judge_rows(len(data.training))
     validation = len(data.validation)
-    if not validation:
+    if not validation and len({message_key(prompt) for prompt in data.training}) == 1:
+        yield Finding(
+            "fatal",
+            "nothing_to_validate_on",
+            "There are no validation rows, and none can be split off: "
+            + (
+                "all training prompts are equal."
+                if len(data.training) > 1
+                else "there is only one training row."
+            ),
+            "Add rows that differ, or name a validation file with --validation.",
+        )
+    elif not validation:
         yield Finding(
             "advice",
             "no_validation_rows",
@@ -104,7 +117,8 @@ def _check_size(data: DataSet) -> Iterator[Finding]:
         yield Finding(
             "advice",
             "few_validation_rows",
-            f"{validation} validation rows; the services recommend {LEAST_ROWS} or more.",
+            f"{counted(validation, 'validation row')}; the services recommend {LEAST_ROWS} or "
+            "more.",
             "Add rows: with few, the best checkpoint is chosen by chance.",
         )
     elif validation > 1_000:
@@ -117,7 +131,7 @@ def _check_size(data: DataSet) -> Iterator[Finding]:
 
 
 def _judge_rows(rows: int) -> Finding:
-    have = f"{rows:,} training rows"
+    have = counted(rows, "training row")
     if rows < LEAST_ROWS:
         return Finding(
             "warning",
@@ -165,7 +179,8 @@ def _check_repeats(training: Sequence[Prompt], near: Sequence[NearPair]) -> Iter
         yield Finding(
             "warning",
             "duplicate_prompts",
-            f"{extra} of {len(training)} training prompts repeat an earlier one word for word.",
+            f"{extra} of {counted(len(training), 'training prompt')} "
+            f"{'repeats' if extra == 1 else 'repeat'} an earlier one word for word.",
             "Remove them: they weigh double, and may end up on both sides of a split.",
             tuple(ids_of([training[i] for i in group]) for group in equal[:EVIDENCE]),
         )
@@ -182,7 +197,8 @@ def _check_repeats(training: Sequence[Prompt], near: Sequence[NearPair]) -> Iter
         yield Finding(
             "warning" if len(rows) > 0.05 * len(training) else "advice",
             "near_duplicate_prompts",
-            f"{len(rows)} of {len(training)} training prompts nearly repeat an earlier one "
+            f"{len(rows)} of {counted(len(training), 'training prompt')} nearly "
+            f"{'repeats' if len(rows) == 1 else 'repeat'} an earlier one "
             f"(the same numbers, {percent(THRESHOLD)} or more of the word triples).",
             "Keep one of each where they ask the same.",
             tuple(_pair(training, pair) for pair in inside[:EVIDENCE]),
@@ -201,8 +217,8 @@ def _contradictions(training: Sequence[Prompt], equal: list[list[int]]) -> Itera
         yield Finding(
             "warning",
             "contradicting_answers",
-            f"{len(torn)} prompts occur more than once with different reference answers: no "
-            "answer can satisfy both.",
+            f"{counted(len(torn), 'prompt')} {'occurs' if len(torn) == 1 else 'occur'} more than "
+            "once with different reference answers: no answer can satisfy both.",
             "Decide which answer is right, or put into the prompt what tells them apart.",
             tuple(
                 {**ids_of(rows), "reference_answers": [_short(row) for row in rows[:EVIDENCE]]}
@@ -229,8 +245,9 @@ def _check_leaks(data: DataSet, near: Sequence[NearPair]) -> Iterator[Finding]:
             yield Finding(
                 "fatal",
                 f"{name}_leak",
-                f"{len(leaked)} of {len(prompts)} {name} prompts are also trained on: a gain on "
-                "them would prove nothing.",
+                f"{len(leaked)} of {counted(len(prompts), f'{name} prompt')} "
+                f"{'is' if len(leaked) == 1 else 'are'} also trained on: a gain there "
+                "would prove nothing.",
                 "Remove them from one of the two files.",
                 tuple({"training": a, name: b} for a, b in exact[:EVIDENCE]),
             )
@@ -239,7 +256,8 @@ def _check_leaks(data: DataSet, near: Sequence[NearPair]) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"{name}_near_leak",
-                f"{count} of {len(prompts)} {name} prompts nearly repeat a training prompt.",
+                f"{count} of {counted(len(prompts), f'{name} prompt')} nearly "
+                f"{'repeats' if count == 1 else 'repeat'} a training prompt.",
                 "Remove those that ask the same, or split so that such rows stay together.",
                 tuple(_pair(rows, pair) for pair in alike[:EVIDENCE]),
             )
@@ -252,11 +270,12 @@ def _check_overlap(data: DataSet) -> Iterator[Finding]:
     """Validation chooses the checkpoint, so its prompts prove nothing in the test."""
     shared = find_overlap(data.validation, data.test)
     if shared:
+        count = len({test for _, test in shared})
         yield Finding(
             "fatal",
             "validation_test_overlap",
-            f"{len({test for _, test in shared})} of {len(data.test)} test prompts are also "
-            "validation prompts, which choose the checkpoint.",
+            f"{count} of {counted(len(data.test), 'test prompt')} {'is' if count == 1 else 'are'} "
+            "also in validation, which chooses the checkpoint.",
             "Remove them from one of the two files.",
             tuple({"validation": a, "test": b} for a, b in shared[:EVIDENCE]),
         )

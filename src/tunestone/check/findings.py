@@ -67,6 +67,11 @@ class Section:
     tables: tuple[Table, ...] = ()
     bars: tuple[Bars, ...] = ()
 
+    @property
+    def is_fatal(self) -> bool:
+        """Whether this part alone rules training out."""
+        return any(finding.level == "fatal" for finding in self.findings)
+
     def by_level(self) -> list[Finding]:
         """The findings, the worst first, otherwise in the order they were made."""
         return sorted(self.findings, key=lambda finding: LEVELS.index(finding.level))
@@ -77,7 +82,8 @@ class CheckReport:
     """The whole check, and what was checked."""
 
     subject: Mapping[str, Json]
-    """What was checked: data, reward, model, version, time in UTC, seconds it took."""
+    """What was checked: data, reward, model, what confines the reward (absent where nothing can and
+    it needs nothing), version, time in UTC, seconds it took."""
     sections: tuple[Section, ...]
 
     @property
@@ -88,7 +94,7 @@ class CheckReport:
     @property
     def is_fatal(self) -> bool:
         """Whether training would be a waste of time; the command then exits with 1."""
-        return any(finding.level == "fatal" for finding in self.findings)
+        return any(section.is_fatal for section in self.sections)
 
     def count(self, level: Level) -> int:
         """How many findings are of this level."""
@@ -110,6 +116,11 @@ def excerpt(text: str) -> str:
         return text
     half = EXCERPT // 2
     return f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def percent(share: float) -> str:

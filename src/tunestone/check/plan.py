@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from tunestone.check.findings import percent
+from tunestone.check.findings import counted, percent
 from tunestone.check.lengths import Lengths, quantile
 from tunestone.config import TrainConfig, resolve
 
@@ -33,6 +33,8 @@ class SignalFacts:
     """What the completions of the base model showed."""
 
     prompts: int
+    prompts_graded: int
+    """Those with a completion whose grading did not fail; all shares of prompts are of these."""
     completions: int
     """Of each prompt."""
     pass_rate: float
@@ -42,7 +44,7 @@ class SignalFacts:
     mixed_share: float
     """Share of prompts whose completions did not all get the same."""
     signal_share: Mapping[int, float]
-    """Group size (4, 8, 16) -> predicted share of groups with signal."""
+    """Group size (4, 8, 16) -> predicted share of groups with signal; empty when none is graded."""
     length_mean: float
     """Tokens of a completion."""
     length_p99: int
@@ -63,6 +65,12 @@ class Setup:
     has_gpu: bool = False
     context: int | None = None
     """Positions of the model; None when unknown."""
+    heldout_P: tuple[int, ...] = ()
+    """Tokens of the prompts of a validation file, which must fit like those that are trained on."""
+
+    def fitting(self, limit: int) -> list[int]:
+        """Tokens of the prompts, held-out ones too, that are not longer than this."""
+        return [n for n in (*self.lengths.prompts_P, *self.heldout_P) if n <= limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +157,20 @@ def _batch_size(setup: Setup) -> Setting:
     )
     fits = max(1, setup.rows // 8)
     if fits < advised:
-        reason = f"An eighth of {setup.rows} rows, so that an epoch has 8 steps or so."
+        reason = f"An eighth of {counted(setup.rows, 'row')}, so that an epoch has 8 steps or so."
         return Setting("batch_size", fits, reason, _OURS)
     reason = f"{advised} prompts a step {where}; more if the reward stays flat or jumps."
     return Setting("batch_size", advised, reason, source)
 
 
 def _group_size(signal: SignalFacts | None) -> Setting:
-    if signal is None:
-        return Setting("group_size", 8, "No completions were sampled.", "TRL's default")
+    if signal is None or not signal.prompts_graded:
+        missing = "sampled" if signal is None else "graded"
+        return Setting("group_size", 8, f"No completions were {missing}.", "TRL's default")
     shares = signal.signal_share
     sizes = [size for size in _GROUP_SIZES if size in shares]
     enough = [size for size in sizes if shares[size] >= _LEAST_SIGNAL]
-    size = enough[0] if enough else max(sizes, default=8)
+    size = enough[0] if enough else max(sizes)
     seen = ", ".join(f"{percent(shares[size])} at {size}" for size in sizes)
     rule = "the smallest with half of them" if enough else "the largest: none reaches half"
     reason = f"Predicted share of groups with signal: {seen}; {rule}."
@@ -176,7 +185,8 @@ def _learning_rate(lora_rank: int) -> Setting:
 
 def _epochs(rows: int) -> Setting:
     if rows <= _SMALL_ROWS:
-        return Setting("epochs", 6, f"{rows} rows are few: 6 to 12, stopped early.", AWS)
+        few = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} few"
+        return Setting("epochs", 6, f"{few}: 6 to 12, stopped early.", AWS)
     if rows <= _LARGE_ROWS:
         return Setting("epochs", 3, f"For {rows:,} rows: 3 to 6, stopped early.", AWS)
     reason = f"{rows:,} rows: begin with 1, which is many steps already."
@@ -207,13 +217,14 @@ def _completion_tokens(setup: Setup) -> Setting:
 
 def _bounded(setup: Setup, setting: Setting) -> Setting:
     """What the model's positions leave beside the longest prompt that is kept."""
-    kept = [n for n in setup.lengths.prompts_P if n <= setup.lengths.max_prompt_tokens]
-    if setup.context is None or max(kept) + setting.value <= setup.context:
+    limit = int(setup.settings.get("max_prompt_tokens", setup.lengths.max_prompt_tokens))
+    longest = max(setup.fitting(limit), default=0)
+    if setup.context is None or longest + setting.value <= setup.context:
         return setting
-    room = max(1, setup.context - max(kept))
+    room = max(1, setup.context - longest)
     reason = (
         f"What the model's {setup.context} positions leave beside the longest prompt "
-        f"({max(kept)} tokens); wanted were {setting.value}."
+        f"({longest} tokens); wanted were {setting.value}."
     )
     return Setting(setting.name, room, reason, _OURS)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tunestone.check.findings import Finding, Json, Section, Table, percent
+from tunestone.check.findings import Finding, Json, Section, Table, counted, percent
 from tunestone.check.plan import Recommendation, Setup
 from tunestone.errors import ConfigError
 
@@ -25,7 +25,7 @@ _FIRST_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Time and memory of a whole training here, with an interval. Memory is the process's peak."""
+    """Time and peak memory of a whole training here, with an interval; of the GPU where one is."""
 
     seconds_low: float
     seconds: float
@@ -178,7 +178,8 @@ def _findings(
     yield Finding(
         "ok",
         "plan",
-        f"{plan.steps} steps of {config.batch_size} prompts x {config.group_size} completions.",
+        f"{counted(plan.steps, 'step')} of {counted(config.batch_size, 'prompt')} x "
+        f"{counted(config.group_size, 'completion')}.",
     )
     yield from _check_time(plan, estimates.cost)
     yield from _check_room(setup, plan)
@@ -219,20 +220,22 @@ def _check_time(plan: Recommendation, cost: Cost | None) -> Iterator[Finding]:
 
 def _check_room(setup: Setup, plan: Recommendation) -> Iterator[Finding]:
     """Whether the longest text fits into the model, which training would refuse otherwise."""
-    config = plan.config
-    kept = [n for n in setup.lengths.prompts_P if n <= config.max_prompt_tokens]
-    if not kept:
+    config, limit = plan.config, plan.config.max_prompt_tokens
+    longest = max(setup.fitting(limit), default=0)
+    parts = (("", setup.lengths.prompts_P), ("validation ", setup.heldout_P))
+    unfit = [name for name, tokens_P in parts if tokens_P and min(tokens_P) > limit]
+    if unfit:
         yield Finding(
             "fatal",
             "no_prompt_fits",
-            f"Every prompt is longer than max_prompt_tokens = {config.max_prompt_tokens}.",
+            f"Every {unfit[0]}prompt is longer than max_prompt_tokens = {limit}.",
             "Raise max_prompt_tokens.",
         )
-    elif setup.context is not None and max(kept) + config.max_completion_tokens > setup.context:
+    elif setup.context is not None and longest + config.max_completion_tokens > setup.context:
         yield Finding(
             "fatal",
             "context_too_short",
-            f"A prompt of {max(kept)} tokens with {config.max_completion_tokens} of completion "
+            f"A prompt of {longest} tokens with {config.max_completion_tokens} of completion "
             f"needs more than the model's {setup.context} positions.",
             "Lower max_prompt_tokens or max_completion_tokens.",
         )

@@ -20,7 +20,17 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tunestone.check.findings import Bars, CheckReport, Finding, Json, Level, Section, Table
+from tunestone.check.findings import (
+    Bars,
+    CheckReport,
+    Finding,
+    Json,
+    Level,
+    Section,
+    Table,
+    counted,
+)
+from tunestone.errors import StorageError
 from tunestone.runlog import storage_errors, write_json
 
 SYMBOLS: dict[Level, str] = {"fatal": "✗", "warning": "▲", "advice": "•", "ok": "✓"}
@@ -48,11 +58,12 @@ def print_check(console: Console, report: CheckReport) -> None:
 
 def verdict(report: CheckReport) -> str:
     """One sentence: whether to train."""
-    fatal, warnings = report.count("fatal"), report.count("warning")
+    fatal, count = report.count("fatal"), report.count("warning")
+    warnings = counted(count, "warning") if count else "no warnings"
     if fatal:
-        return f"Do not train yet: {fatal} fatal, {_counted(warnings, 'warning')}."
-    if warnings:
-        return f"Nothing fatal; {_counted(warnings, 'warning')} to look at before training."
+        return f"Do not train yet: {fatal} fatal, {warnings}."
+    if count:
+        return f"Nothing fatal; {warnings} to look at before training."
     return "Nothing speaks against training."
 
 
@@ -67,6 +78,24 @@ def render_html(report: CheckReport) -> str:
         is_number=_is_number,
         label=_label,
         longest=lambda bars: max(bars.counts, default=0) or 1,
+    )
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise StorageError when the report could not be written there; makes nothing.
+
+    For before the work: what can only fail while writing (a full disk) still does.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        reason = f"'{nearest}' is a file, not a folder"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"nothing may be written into '{nearest}'"
+    else:
+        return
+    raise StorageError(
+        f"The report cannot be written to '{folder}': {reason}.",
+        remedy="Name another folder with --out.",
     )
 
 
@@ -198,7 +227,3 @@ def _is_number(cell: str) -> bool:
 
 def _label(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"

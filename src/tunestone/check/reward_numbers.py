@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tunestone.check.findings import EVIDENCE, Finding, Json, excerpt
+from tunestone.check.findings import EVIDENCE, Finding, Json, counted, excerpt
 from tunestone.check.trial import Graded, Trial
 from tunestone.types import Grade, Sample
 
@@ -18,18 +18,26 @@ _LEAST_COMPLETIONS = 20
 _LEAST_CORRELATION, _SIGNIFICANT = 0.3, 2.58  # the second: two-sided 1 % of a normal variable
 
 
-def check_errors(trial: Trial) -> Iterator[Finding]:
-    """Grades that failed, with the end of the first error."""
-    failures, graded = trial.failures(), len(trial.grades)
+def check_errors(tried: Sequence[Graded], completions: Sequence[Graded]) -> Iterator[Finding]:
+    """Grades that failed, with the end of the first error: of the model's completions if any is.
+
+    Training grades such completions, so when all of them fail it cannot work, whatever was tried.
+    """
+    own, graded = _failures(completions), len(tried) + len(completions)
+    failures = [*own, *_failures(tried)]
     if not failures:
-        yield Finding("ok", "no_errors", f"{graded} texts were graded without an error.")
+        were = "was" if graded == 1 else "were"
+        message = f"{counted(graded, 'text')} {were} graded without an error."
+        yield Finding("ok", "no_errors", message)
         return
     sample, error = failures[0]
     all_failed = len(failures) == graded
+    among = f", {len(own)} of {len(completions)} completions of the model among them" if own else ""
     yield Finding(
-        "fatal" if all_failed else "warning",
+        "fatal" if all_failed or (own and len(own) == len(completions)) else "warning",
         "reward_errors",
-        f"Grading failed for {'all' if all_failed else f'{len(failures)} of'} {graded} texts; "
+        f"Grading failed for {'all' if all_failed else f'{len(failures)} of'} "
+        f"{counted(graded, 'text')}{among}; "
         f"first: {(error.strip().splitlines() or ['no reason given'])[-1]}",
         "A failed grade is left out of training. Make the reward return a number for any text.",
         (
@@ -72,16 +80,29 @@ def check_range(graded: Sequence[Graded], *, knows_answers: bool) -> Iterator[Fi
 
 
 def check_determinism(trial: Trial, samples: Sequence[Sample]) -> Iterator[Finding]:
-    """Grade again what was graded before, and compare."""
+    """Grade again what was graded before, and compare; two failures say nothing."""
     pairs = zip(samples, trial.rewards(samples), trial.repeat(samples), strict=True)
-    differing = [(sample, a, b) for sample, a, b in pairs if not _same(a, b)]
+    known = [(sample, a, b) for sample, a, b in pairs if not (a is None and b is None)]
+    differing = [(sample, a, b) for sample, a, b in known if not _same(a, b)]
+    if not known:
+        yield Finding(
+            "advice",
+            "not_graded_twice",
+            f"{counted(len(samples), 'text')} could not be graded twice, so it is not known "
+            "whether the same text always gets the same.",
+            "Mend the reward first, then check again.",
+        )
+        return
     if not differing:
-        yield Finding("ok", "deterministic", f"{len(samples)} texts graded twice got the same.")
+        left = len(samples) - len(known)
+        more = f"; {left} more could not be graded" if left else ""
+        message = f"{counted(len(known), 'text')} graded twice got the same{more}."
+        yield Finding("ok", "deterministic", message)
         return
     yield Finding(
         "warning",
         "not_deterministic",
-        f"{len(differing)} of {len(samples)} texts got another reward the second time.",
+        f"{len(differing)} of {counted(len(known), 'text')} got another reward the second time.",
         "Take chance, time and state out of the reward; ask judges at temperature 0.",
         tuple(
             {"id": sample.prompt.id, "completion": excerpt(sample.text), "first": a, "second": b}
@@ -153,12 +174,16 @@ def length_correlation(completions: Sequence[Graded]) -> tuple[float, int] | Non
 
 
 def reward_facts(trial: Trial, graded: Sequence[Graded], completions: int) -> dict[str, Json]:
-    """The numbers of the section; a step grades this many `completions`."""
+    """The numbers of the section; a step grades this many `completions`.
+
+    `graded` are all graded texts, the model's completions too; `grades` and the times are the
+    trial's alone.
+    """
     rewards = _rewards(graded)
     p50, p99 = _latency(trial)
     return {
         "grades": trial.asked,
-        "errors": len(trial.failures()),
+        "errors": len(_failures(graded)),
         "reward_lowest": min(rewards, default=None),
         "reward_highest": max(rewards, default=None),
         "seconds_p50": p50,
@@ -184,6 +209,11 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     ends = np.cumsum(counts)
     means: NDArray[np.float64] = (ends - counts + ends - 1) / 2
     return means[inverse]
+
+
+def _failures(graded: Sequence[Graded]) -> list[tuple[Sample, str]]:
+    """Samples whose grading failed, with the error."""
+    return [(sample, grade.error or "") for sample, grade in graded if grade.reward is None]
 
 
 def _rewards(graded: Sequence[Graded]) -> list[float]:

@@ -29,6 +29,7 @@ from tunestone.check.findings import (
     Level,
     Section,
     Table,
+    counted,
     excerpt,
     percent,
 )
@@ -84,10 +85,11 @@ def check_reward(
     trial = Trial(grader, again)
     ways = try_ways(trial, choose_rows(prompts, task.tried_rows()))
     outcomes = try_probes(trial, prompts, ways, completions, judges=task.calls_models)
-    graded = [*zip(trial.samples, trial.grades.values(), strict=True), *completions]
+    tried = trial.graded()
+    graded = [*tried, *completions]
     has_references = any(has_reference(prompt) for prompt in ways.prompts)
     findings = chain(
-        check_errors(trial),
+        check_errors(tried, completions),
         check_range(graded, knows_answers=has_references or bool(completions)),
         _check_reference(ways, completions) if has_references else _no_references(),
         _check_probes(outcomes),
@@ -131,15 +133,17 @@ def _check_reference(ways: Ways, completions: Sequence[Graded]) -> Iterator[Find
         yield Finding(
             "ok",
             "reference_gets_maximum",
-            f"The reference answer gets the maximum, {ways.top:g}, in all {rows} rows tried when "
-            f"written as `{ways.best.name}`.{also}",
+            f"The reference answer gets the maximum, {ways.top:g}, in "
+            f"{f'all {rows} rows' if rows > 1 else 'the one row'} tried when written as "
+            f"`{ways.best.name}`.{also}",
         )
     elif count == 0:
         yield Finding(
             "warning",
             "reference_not_rewarded",
-            f"In none of {len(WAYS)} ways of writing it does the reference answer of any of {rows} "
-            f"rows get {'the maximum' if ways.top > ways.low else 'more than'} {ways.top:g}.",
+            f"In none of {len(WAYS)} ways of writing it does the reference answer of any of "
+            f"{counted(rows, 'row')} get "
+            f"{'the maximum' if ways.top > ways.low else 'more than'} {ways.top:g}.",
             "Write one right answer by hand and grade it with `tunestone grade`: is the reward "
             "wrong, the reference answer, or does it want a form that was not tried?",
             failing,
@@ -149,7 +153,7 @@ def _check_reference(ways: Ways, completions: Sequence[Graded]) -> Iterator[Find
             "warning" if count < _MOST_ROWS * rows else "advice",
             "reference_not_maximum",
             f"Written as `{ways.best.name}`, the way that works best, the reference answer gets "
-            f"the maximum in {count} of {rows} rows only.",
+            f"the maximum in {count} of {counted(rows, 'row')} only.",
             "Look at these rows: their reference answer or its form is not what the reward reads.",
             failing,
         )
@@ -193,7 +197,7 @@ def _check_probes(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
             level,
             probe.code,
             f"{probe.what}: {_percent(hole.mean_share)} of the best known reward (too much in "
-            f"{len(hole.high)} of {rows} rows).",
+            f"{len(hole.high)} of {counted(rows, 'row')}).",
             probe.remedy,
             tuple(_evidence(hole.samples[i], hole.rewards[i]) for i in hole.high[:EVIDENCE]),
         )
@@ -201,9 +205,7 @@ def _check_probes(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
         yield Finding("ok", "no_hole_found", f"None of {len(tried)} hacking probes scores high.")
 
 
-def _check_easier(
-    outcomes: Sequence[Outcome], completions: Sequence[Graded]
-) -> Iterator[Finding]:
+def _check_easier(outcomes: Sequence[Outcome], completions: Sequence[Graded]) -> Iterator[Finding]:
     """Texts without an answer that earn more than the model does now: learning goes there first."""
     earned = [grade.reward for _, grade in completions if grade.reward is not None]
     if not earned:
@@ -217,7 +219,9 @@ def _check_easier(
     if not easier:
         return
     top = max(easier, key=lambda outcome: outcome.mean_reward)
-    others = f", as do {len(easier) - 1} more texts without an answer" if len(easier) > 1 else ""
+    more = len(easier) - 1
+    do = "does 1 more text" if more == 1 else f"do {more} more texts"
+    others = f", as {do} without an answer" if more else ""
     yield Finding(
         "warning",
         "easier_than_answering",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunestone.check.answers import is_empty, value_of
 from tunestone.check.duplicates import prompt_text
-from tunestone.check.findings import EVIDENCE, Finding, Json, excerpt, percent
+from tunestone.check.findings import EVIDENCE, Finding, Json, counted, excerpt, percent
 from tunestone.check.markers import asks_for, find_markers
 from tunestone.types import Prompt
 
@@ -32,14 +32,15 @@ def check_answers(training: Sequence[Prompt]) -> Iterator[Finding]:
     empty = [prompt for prompt in present if is_empty(prompt.row["reference_answer"])]
     missing = [prompt for prompt in training if prompt.row.get("reference_answer") is None]
     for rows, code, what in (
-        (missing, "missing_reference_answers", "have no `reference_answer`, the others do"),
-        (empty, "empty_reference_answers", "have an empty `reference_answer`"),
+        (missing, "missing_reference_answers", "no `reference_answer`, the others do"),
+        (empty, "empty_reference_answers", "an empty `reference_answer`"),
     ):
         if rows:
             yield Finding(
                 "warning",
                 code,
-                f"{len(rows)} of {len(training)} rows {what}.",
+                f"{len(rows)} of {counted(len(training), 'row')} "
+                f"{'has' if len(rows) == 1 else 'have'} {what}.",
                 "Fill them in or remove the rows: no answer to them can be right.",
                 tuple({"id": row.id, "where": row.source} for row in rows[:EVIDENCE]),
             )

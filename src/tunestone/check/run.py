@@ -5,11 +5,10 @@ the reward on texts of its own, and forecasts with the settings it recommends. N
 """
 
 import json
-import resource
-import sys
 import time
+import tokenize
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +19,9 @@ import torch
 
 import tunestone
 from tunestone.check.data_section import DataSet, check_data
-from tunestone.check.findings import CheckReport, Section
+from tunestone.check.findings import CheckReport, Json, Section, counted
 from tunestone.check.lengths import measure_lengths
+from tunestone.check.memory import available_mib, find_gpu, peak_mib
 from tunestone.check.plan import Recommendation, Setup, config_toml, recommend
 from tunestone.check.plan_section import Cost, Estimates, Prices, check_plan
 from tunestone.check.reward_numbers import judge_tokens
@@ -34,11 +34,12 @@ from tunestone.core.model import BaseModel, load_base
 from tunestone.core.prepare import available_threads, prepare, split
 from tunestone.core.train import Trainer, sampling_params
 from tunestone.data import load_prompts
+from tunestone.errors import SandboxError
 from tunestone.rewards.function import is_file
 from tunestone.rewards.grader import read_spec
 from tunestone.rewards.spec import Context, Spec
 from tunestone.runlog import RunFolder
-from tunestone.types import Grader, Sample
+from tunestone.types import Grader, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,83 +57,120 @@ class CheckTask:
 
 
 def run_check(task: CheckTask, say: Callable[[str], None]) -> tuple[CheckReport, str]:
-    """The report, and a config with the recommended settings.
+    """The report, and a config with the recommended settings; empty when training cannot begin.
 
-    Raises DataError, ModelError or RewardError when something cannot even be looked at.
+    What rules training out before anything is drawn (a leak, say) ends the check there, with the
+    sections so far. Raises DataError, ModelError or RewardError when something cannot even be
+    looked at.
     """
     start = time.perf_counter()
     config = task.config.model_copy(update={"threads": task.config.threads or available_threads()})
     torch.set_num_threads(config.threads)
-    training, validation = split(config, say)
-    test = load_prompts(Path(config.test)) if config.test else ()
     context = Context(folder=Path.cwd(), sandbox=config.sandbox)
-    spec = read_spec(config.reward, context)
-    base = load_base(config.model, full_precision=config.lora_rank == 0)
-    lengths = measure_lengths(
-        training,
-        count_tokens=lambda prompt: len(base.encode(prompt)),
-        count_text_tokens=lambda text: len(base.tokenizer.encode(text)),
-    )
-    source = "" if spec.calls_models else _source_of(spec, context)
-    data = check_data(DataSet(training, validation, test), lengths, reward_source=source)
-    setup = Setup(
-        len(training),
-        lengths,
-        settings=task.given,
-        has_gpu=torch.cuda.is_available(),
-        context=getattr(base.network.config, "max_position_embeddings", None),
-    )
-    with ExitStack() as stack:
-        graders = spec.open(context, stack), spec.open(context, stack)
-        sections, plan = _check_with_model(task, spec, setup, base, graders, say)
-    subject = {
+    look = _Look(task, config, context, read_spec(config.reward, context), say)
+    sections, plan = _check(look)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    subject: dict[str, Json] = {
         "data": config.data,
         "reward": config.reward,
         "model": config.model,
+        **_sandbox(context, say),
         "version": tunestone.__version__,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": now,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    title = f"Recommended by tunestone check on {subject['time']}."
-    return (
-        CheckReport(subject, (data, *sections)),
-        config_toml(plan, given=task.given, title=title),
+    title = f"Recommended by tunestone check on {now}."
+    toml = config_toml(plan, given=task.given, title=title) if plan else ""
+    return CheckReport(subject, sections), toml
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What all parts of a check need."""
+
+    task: CheckTask
+    config: TrainConfig
+    """The task's, with the threads filled in."""
+    context: Context
+    spec: Spec
+    say: Callable[[str], None]
+
+
+def _check(look: _Look) -> tuple[tuple[Section, ...], Recommendation | None]:
+    """The sections, and the plan; only those up to what rules training out, and then no plan."""
+    config, spec = look.config, look.spec
+    rows = DataSet(_load(config.data), _load(config.validation), _load(config.test))
+    base = load_base(config.model, full_precision=config.lora_rank == 0)
+    lengths = measure_lengths(
+        rows.training,
+        count_tokens=lambda prompt: len(base.encode(prompt)),
+        count_text_tokens=lambda text: len(base.tokenizer.encode(text)),
     )
+    source = "" if spec.calls_models else _source_of(spec, look.context)
+    data = check_data(rows, lengths, reward_source=source)
+    if data.is_fatal:
+        look.say("The data rules training out: no completions are drawn.")
+        return (data,), None
+    training, validation = split(config, look.say)
+    setup = Setup(
+        len(training),
+        lengths,
+        settings=look.task.given,
+        has_gpu=find_gpu() is not None,
+        context=getattr(base.network.config, "max_position_embeddings", None),
+        heldout_P=tuple(len(base.encode(prompt)) for prompt in validation),
+    )
+    first = recommend(setup)  # its lengths are needed to draw; the rest follows from what is drawn
+    room = check_plan(setup, first, Estimates())
+    if room.is_fatal:
+        look.say("The prompts do not fit: no completions are drawn.")
+        return (data, room), None
+    with ExitStack() as stack:
+        grader, again = (spec.open(look.context, stack) for _ in range(2))
+        sections, plan = _check_with_model(look, setup, _trainer(first.config, base, grader), again)
+    return (data, *sections), plan
 
 
 def _check_with_model(
-    task: CheckTask,
-    spec: Spec,
-    setup: Setup,
-    base: BaseModel,
-    graders: tuple[Grader, Grader],
-    say: Callable[[str], None],
+    look: _Look, setup: Setup, trainer: Trainer, again: Grader
 ) -> tuple[tuple[Section, ...], Recommendation]:
-    """The sections reward, signal and plan."""
-    grader, again = graders
-    first = recommend(setup)  # its lengths are needed to draw; the rest follows from what is drawn
-    trainer = _trainer(first.config, base, grader)
-    say(f"Drawing {task.completions} completions of each of {task.prompts} prompts ...")
+    """The sections reward, signal and plan. `again`: a second grader of the same reward."""
+    task, calls_models = look.task, look.spec.calls_models
+    prompts = counted(min(task.prompts, len(trainer.training)), "prompt")
+    look.say(f"Drawing {task.completions} completions of each of {prompts} ...")
     drawn, graded = _draw(trainer, task)
     signal, facts = check_signal(drawn)
     setup = replace(setup, signal=facts)
     plan = recommend(setup)
-    say("Trying the reward ...")
+    look.say("Trying the reward ...")
     reward = check_reward(
-        grader,
+        trainer.grader,
         [example.prompt for example in trainer.training],
-        RewardTask(plan.config.batch_size, plan.config.group_size, spec.calls_models),
+        RewardTask(plan.config.batch_size, plan.config.group_size, calls_models),
         completions=graded,
         again=again,
     )
     estimates = Estimates(
         cost=_forecast(trainer, plan),
-        memory_available_mib=_available_memory(),
-        judge_tokens=judge_tokens([grade for _, grade in graded]) if spec.calls_models else None,
+        memory_available_mib=available_mib(find_gpu()),
+        judge_tokens=judge_tokens([grade for _, grade in graded]) if calls_models else None,
         prices=task.prices,
         validation_rows=len(trainer.validation),
     )
     return (reward, signal, check_plan(setup, plan, estimates)), plan
+
+
+def _load(path: str) -> list[Prompt]:
+    """The prompts of a file, none when no file is named."""
+    return load_prompts(Path(path)) if path else []
+
+
+def _sandbox(context: Context, say: Callable[[str], None]) -> dict[str, Json]:
+    """What confines reward code here; nothing where nothing can, for then the reward needs none."""
+    with suppress(SandboxError):
+        say(f"Sandbox for reward code: {context.mechanism.description}.")
+        return {"sandbox": context.mechanism.description}
+    return {}
 
 
 def _trainer(config: TrainConfig, base: BaseModel, grader: Grader) -> Trainer:
@@ -180,29 +218,28 @@ def _forecast(trainer: Trainer, plan: Recommendation) -> Cost:
     planned = replace(trainer, config=config, steps=plan.steps)
     heldout = len(load_prompts(Path(config.test))) if config.test else len(trainer.validation)
     cost = forecast(planned, heldout)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_mib = peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    peak = peak_mib(find_gpu())
     return Cost(
         seconds_low=cost.low,
         seconds=cost.total,
         seconds_high=cost.high,
-        memory_mib_low=peak_mib,
-        memory_mib=1.15 * peak_mib,
-        memory_mib_high=1.5 * peak_mib,
+        memory_mib_low=peak,
+        memory_mib=1.15 * peak,
+        memory_mib_high=1.5 * peak,
     )
-
-
-def _available_memory() -> float | None:
-    """MiB that can still be had; None where the system does not say."""
-    file = Path("/proc/meminfo")
-    if not file.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in file.read_text(encoding="ascii").splitlines())
-    return int(lines["MemAvailable"].split()[0]) / 1024
 
 
 def _source_of(spec: Spec, context: Context) -> str:
     """What shows which markers the reward looks for: its source when it is code, else its spec."""
     files = [file for file in spec.files(context) if is_file(str(file)) and file.is_file()]
-    sources = [file.read_text(encoding="utf-8") for file in files if file.suffix == ".py"]
+    sources = [_read_python(file) for file in files if file.suffix == ".py"]
     return "\n".join(sources) or json.dumps(spec.model_dump(mode="json"))
+
+
+def _read_python(file: Path) -> str:
+    """In the encoding that it declares; empty when it is no Python, which opening it will tell."""
+    try:
+        with tokenize.open(file) as source:
+            return source.read()
+    except (SyntaxError, UnicodeDecodeError):
+        return ""

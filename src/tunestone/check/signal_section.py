@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunestone import stats
-from tunestone.check.findings import Bars, Finding, Json, Section, excerpt, percent
+from tunestone.check.findings import Bars, Finding, Json, Section, counted, excerpt, percent
 from tunestone.check.plan import SignalFacts
 from tunestone.types import Prompt
 
@@ -35,22 +35,29 @@ class Drawn:
     prompt: Prompt
     texts_G: tuple[str, ...]
     rewards_G: tuple[float, ...]
-    """Of those whose grading did not fail."""
+    """Of those whose grading did not fail; empty where it failed for all."""
     lengths_G: tuple[int, ...]
     truncated: int
 
 
 def check_signal(drawn_P: Sequence[Drawn]) -> tuple[Section, SignalFacts]:
-    """Findings about the drawn completions, and the numbers the plan needs."""
-    low, high = _reward_range(drawn_P)
-    passes_P = [_passes(drawn, low, high) for drawn in drawn_P]
+    """Findings about the drawn completions, and the numbers the plan needs.
+
+    Prompts none of whose completions could be graded count for lengths only.
+    """
+    graded_P = [drawn for drawn in drawn_P if drawn.rewards_G]
+    low, high = _reward_range(graded_P)
+    passes_P = [_passes(drawn, low, high) for drawn in graded_P]
     facts = _measure(drawn_P, passes_P, is_binary={low, high} <= {0.0, 1.0})
-    solved = Counter(_kind(drawn, passes) for drawn, passes in zip(drawn_P, passes_P, strict=True))
+    as_json = _as_json(facts, graded_P)
+    if not graded_P:
+        return Section("signal", (_not_graded(drawn_P),), facts=as_json), facts
+    solved = Counter(_kind(drawn, passes) for drawn, passes in zip(graded_P, passes_P, strict=True))
     kinds = ("too hard", "mixed", "too easy")
     section = Section(
         "signal",
-        tuple(_findings(facts, drawn_P, passes_P)),
-        facts=_as_json(facts, drawn_P),
+        tuple(_findings(facts, graded_P)),
+        facts=as_json,
         bars=(Bars("Prompts", kinds, tuple(solved[kind] for kind in kinds)), _histogram(passes_P)),
     )
     return section, facts
@@ -108,14 +115,15 @@ def _passes(drawn: Drawn, low: float, high: float) -> tuple[int, int]:
 def _measure(
     drawn_P: Sequence[Drawn], passes_P: Sequence[tuple[int, int]], *, is_binary: bool
 ) -> SignalFacts:
-    passed, total = (sum(column) for column in zip(*passes_P, strict=True))
+    passed, total = sum(passed for passed, _ in passes_P), sum(drawn for _, drawn in passes_P)
     low, high = stats.wilson_interval(passed, total) if total else (0.0, 1.0)
     rewards_PG = [drawn.rewards_G for drawn in drawn_P if len(drawn.rewards_G) > 1]
     is_binary = is_binary and all(set(rewards_G) <= {0.0, 1.0} for rewards_G in rewards_PG)
+    shares = {}
     if is_binary and passed not in (0, total):
         shape = fit_beta(passes_P)
         shares = {size: binary_signal_share(*shape, size) for size in GROUP_SIZES}
-    else:
+    elif passes_P:
         shares = {
             size: drawn_signal_share(rewards_PG, size) if rewards_PG else 0.0
             for size in GROUP_SIZES
@@ -124,11 +132,12 @@ def _measure(
     mixed = sum(len(set(rewards_G)) > 1 for rewards_G in rewards_PG)
     return SignalFacts(
         prompts=len(drawn_P),
+        prompts_graded=len(passes_P),
         completions=max(len(drawn.texts_G) for drawn in drawn_P),
         pass_rate=passed / total if total else 0.0,
         pass_rate_low=low,
         pass_rate_high=high,
-        mixed_share=mixed / len(drawn_P),
+        mixed_share=mixed / len(passes_P) if passes_P else 0.0,
         signal_share=shares,
         length_mean=sum(lengths) / len(lengths),
         length_p99=int(np.quantile(lengths, 0.99, method="inverted_cdf")),
@@ -149,25 +158,43 @@ def _histogram(passes_P: Sequence[tuple[int, int]]) -> Bars:
     return Bars("Completions that pass", labels, tuple(counts[k] for k in range(most + 1)))
 
 
-def _as_json(facts: SignalFacts, drawn_P: Sequence[Drawn]) -> dict[str, Json]:
-    rewards = [reward for drawn in drawn_P for reward in drawn.rewards_G]
+def _as_json(facts: SignalFacts, graded_P: Sequence[Drawn]) -> dict[str, Json]:
+    rewards = [reward for drawn in graded_P for reward in drawn.rewards_G]
+    earned: dict[str, Json] = (
+        {
+            "reward_mean": sum(rewards) / len(rewards),
+            "pass_rate": facts.pass_rate,
+            "pass_rate_ci95": [facts.pass_rate_low, facts.pass_rate_high],
+            "mixed_share": facts.mixed_share,
+            **{f"signal_share_{size}": share for size, share in facts.signal_share.items()},
+        }
+        if rewards
+        else {}
+    )
     return {
         "prompts": facts.prompts,
+        "prompts_graded": facts.prompts_graded,
         "completions_of_each": facts.completions,
-        "reward_mean": sum(rewards) / len(rewards) if rewards else None,
-        "pass_rate": facts.pass_rate,
-        "pass_rate_ci95": [facts.pass_rate_low, facts.pass_rate_high],
-        "mixed_share": facts.mixed_share,
-        **{f"signal_share_{size}": share for size, share in facts.signal_share.items()},
+        **earned,
         "length_mean_tokens": facts.length_mean,
         "length_p99_tokens": facts.length_p99,
         "truncated_share": facts.truncated_share,
     }
 
 
-def _findings(
-    facts: SignalFacts, drawn_P: Sequence[Drawn], passes_P: Sequence[tuple[int, int]]
-) -> Iterator[Finding]:
+def _not_graded(drawn_P: Sequence[Drawn]) -> Finding:
+    count = sum(len(drawn.texts_G) for drawn in drawn_P)
+    return Finding(
+        "fatal",
+        "not_graded",
+        f"None of {counted(count, 'completion')} of the base model could be graded: whether there "
+        "is anything to learn is not known.",
+        "The section on the reward holds the error; mend the reward, then check again.",
+        _evidence(drawn_P),
+    )
+
+
+def _findings(facts: SignalFacts, graded_P: Sequence[Drawn]) -> Iterator[Finding]:
     rate = (
         f"{percent(facts.pass_rate)} of the base model's completions pass "
         f"({percent(facts.pass_rate_low)} to {percent(facts.pass_rate_high)})"
@@ -177,13 +204,13 @@ def _findings(
             f"No prompt has completions with different rewards: nothing to learn from; {rate}."
         )
         remedy = f"{_SFT}tasks, or a reward with partial credit."
-        yield Finding("fatal", "no_signal", message, remedy, _evidence(drawn_P))
+        yield Finding("fatal", "no_signal", message, remedy, _evidence(graded_P))
     elif facts.pass_rate > _TOO_EASY:
         message = f"{rate}: reinforcement has little to add."
         yield Finding("warning", "too_easy", message, "Take harder tasks or a stricter reward.")
     elif facts.pass_rate == 0:
         remedy = f"{_SFT}tasks; until then only partial credit is learnt from."
-        yield Finding("warning", "never_passes", f"{rate}.", remedy, _evidence(drawn_P))
+        yield Finding("warning", "never_passes", f"{rate}.", remedy, _evidence(graded_P))
     elif facts.pass_rate < _SPARSE:
         remedy = f"{_SFT}tasks; or give partial credit, or sample larger groups."
         yield Finding("warning", "sparse_reward", f"{rate}: too sparse.", remedy)

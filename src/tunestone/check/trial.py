@@ -40,10 +40,9 @@ class Trial:
         """Like `rewards`, but asked again, of a grader that has not seen them."""
         return [grade.reward for grade in self._ask(list(samples), self.again)]
 
-    def failures(self) -> list[tuple[Sample, str]]:
-        """Samples whose grading failed, with the error."""
-        pairs = zip(self.samples, self.grades.values(), strict=True)
-        return [(sample, grade.error or "") for sample, grade in pairs if grade.reward is None]
+    def graded(self) -> list[Graded]:
+        """All samples so far with their grades, failed ones too."""
+        return list(zip(self.samples, self.grades.values(), strict=True))
 
     def _ask(self, samples: list[Sample], grader: Grader | None = None) -> list[Grade]:
         if not samples:

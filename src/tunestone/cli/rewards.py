@@ -1,12 +1,13 @@
 """The commands about rewards: look before training, and grade what is there already."""
 
 import json
+import math
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,7 +22,7 @@ from tunestone.cli.app import (
 )
 from tunestone.config import TrainConfig, parse_assignment, read_toml, resolve
 from tunestone.data import load_samples, write_rows
-from tunestone.errors import ConfigError
+from tunestone.errors import ConfigError, SandboxError
 from tunestone.rewards.grader import open_grader
 from tunestone.rewards.judges.agreement import measure_agreement, read_labelled, render_agreement
 from tunestone.rewards.spec import Context
@@ -29,7 +30,8 @@ from tunestone.types import Grade, Sample
 
 DataPath = Annotated[str, typer.Argument(help="JSONL file of prompts.")]
 SandboxName = Annotated[
-    str, typer.Option("--sandbox", help="auto, bubblewrap, landlock, or none (no protection).")
+    Literal["auto", "bubblewrap", "landlock", "none"],
+    typer.Option("--sandbox", help="What confines reward code; none is no protection."),
 ]
 OutFile = Annotated[Path | None, typer.Option("--out", help="File to write, JSONL.")]
 
@@ -66,9 +68,10 @@ def check(
     if not settings.reward:
         raise ConfigError("There is no reward to check.", remedy="Name it with --reward.")
     from tunestone.check.plan_section import read_prices
-    from tunestone.check.report import print_check, write_check
+    from tunestone.check.report import print_check, refuse_unwritable, write_check
     from tunestone.check.run import CheckTask, run_check
 
+    refuse_unwritable(out)
     task = CheckTask(
         settings, explicit, prompts, completions, read_prices(prices) if prices else None
     )
@@ -89,11 +92,14 @@ def grade(
 ) -> None:
     """Grade given completions, without a model, and show what each of them got.
 
-    A row holds `completion`, `completions`, or a last turn of the assistant.
+    A row holds `completion`, `completions`, or a last turn of the assistant. Exit status 1: not one
+    of them could be graded.
     """
     samples = load_samples(data)
+    context = Context(Path.cwd(), sandbox=sandbox)
     with ExitStack() as stack:
-        grader = open_grader(reward, Context(Path.cwd(), sandbox=sandbox), stack)
+        grader = open_grader(reward, context, stack)
+        _tell_sandbox(context)
         start = time.perf_counter()
         grades = grader.grade(samples)
         seconds = time.perf_counter() - start
@@ -104,6 +110,8 @@ def grade(
     else:
         write_rows(out, rows)
     typer.echo(_summary(grades, seconds), err=out is None)
+    if all(grade.reward is None for grade in grades):
+        raise typer.Exit(1)
 
 
 @judge.command(name="agreement")
@@ -124,13 +132,35 @@ def agreement(
 ) -> None:
     """Does a judge agree with people? Cohen's kappa with its interval, and a table."""
     samples, labels = read_labelled(labelled)
-    named = dict(map(parse_assignment, values or []))
+    named = dict(map(_label_value, values or []))
+    context = Context(Path.cwd(), sandbox=sandbox)
     with ExitStack() as stack:
-        grader = open_grader(reward, Context(Path.cwd(), sandbox=sandbox), stack)
+        grader = open_grader(reward, context, stack)
+        _tell_sandbox(context)
         report = measure_agreement(
             grader, samples, labels, values=named, metric=metric or None, relative=relative
         )
     print(json.dumps(report.as_dict()) if as_json else render_agreement(report))
+
+
+def _label_value(text: str) -> tuple[str, float]:
+    """`NAME=NUMBER` as typed behind --value."""
+    name, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not equals or not name.strip() or not math.isfinite(value):
+        raise ConfigError(
+            f"'--value {text}' is not of the form NAME=NUMBER.",
+            remedy="Say what a label is worth, as in --value good=1.",
+        )
+    return name.strip(), value
+
+
+def _tell_sandbox(context: Context) -> None:
+    with suppress(SandboxError):  # then the reward needs none, or opening it had told
+        typer.echo(f"Sandbox for reward code: {context.mechanism.description}.", err=True)
 
 
 def _settings(

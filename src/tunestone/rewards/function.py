@@ -66,7 +66,7 @@ def load_reward_function(spec: str, folder: Path) -> RewardFunction:
     source, name = split_spec(spec)
     module = _load_file(folder / source) if is_file(source) else _load_module(source, folder)
     function = _find_function(module, name, source)
-    check_signature(function)
+    check_signature(function, str(module.__file__))
     return function
 
 
@@ -97,8 +97,11 @@ def find_file(path: Path) -> Path:
     return path.resolve()
 
 
-def check_signature(function: RewardFunction) -> None:
-    """Raise RewardError unless the function takes (prompt, completion, row) and is not async."""
+def check_signature(function: RewardFunction, file: str) -> None:
+    """Raise RewardError unless the function takes (prompt, completion, row) and is not async.
+
+    `file` is where it is from, to say how a Lambda handler in there is written.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     remedy = f"Expected: {_SIGNATURE}."
     if inspect.iscoroutinefunction(function):
@@ -110,6 +113,11 @@ def check_signature(function: RewardFunction) -> None:
     if _binds_by_name(function):
         return
     names = list(signature.parameters)
+    if names[:1] == ["event"] and len(names) == 2:
+        raise RewardError(
+            f"{name}{signature} is the handler of a Lambda.",
+            remedy=f'Write {{"type": "lambda", "path": "{file}", "handler": "{name}"}}.',
+        )
     swapped = any(known in names and names.index(known) != i for i, known in enumerate(_PARAMETERS))
     if swapped or not _binds(signature, 3):
         raise RewardError(
@@ -137,6 +145,13 @@ def _binds(signature: inspect.Signature, count: int) -> bool:
 
 def _load_file(path: Path) -> ModuleType:
     path = find_file(path)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise RewardError(
+            f"the reward file {path} cannot be read: {error.strerror}.",
+            remedy="Check its permissions.",
+        ) from error
     name = f"tunestone_reward_{path.stem}"  # so that a file called json.py shadows nothing
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None:
@@ -146,7 +161,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         # Compiled here rather than by the loader, whose bytecode cache misses a quick edit.
-        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
+        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
     # Importing runs the user's code, which may raise anything, an exit or an interrupt too.
     except BaseException as error:
         raise _import_error(error, source=str(path), folder=path.parent) from error

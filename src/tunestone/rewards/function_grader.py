@@ -62,7 +62,7 @@ class Function(Spec):
     def files(self, context: Context) -> list[Path]:
         """The file with the function."""
         source, _ = split_spec(self.path)
-        file = context.folder / source if is_file(source) else _module_file(source, context.folder)
+        file = context.folder / source if is_file(source) else find_module(source, context.folder)
         return [file] if file is not None else []
 
     def _find_readable(self, context: Context) -> list[Path]:
@@ -106,7 +106,7 @@ def _arguments(sample: Sample) -> dict[str, Any]:
     return {"prompt": list(prompt.messages), "completion": sample.text, "row": row}
 
 
-def _module_file(name: str, folder: Path) -> Path | None:
+def find_module(name: str, folder: Path) -> Path | None:
     """Where a module lies, found without importing anything; None when it cannot be told."""
     places: list[str] | None = [str(folder), *sys.path]
     found = None

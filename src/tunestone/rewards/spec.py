@@ -50,7 +50,8 @@ class Spec(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
     name: str = ""
-    """What reports call it; the type when empty."""
+    """A label for whoever reads the spec, as in OpenAI's graders. Only a `multi` over a lone grader
+    uses it: as the variable of the formula."""
 
     @property
     def calls_models(self) -> bool:

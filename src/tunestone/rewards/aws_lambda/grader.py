@@ -151,6 +151,7 @@ class Lambda(Spec):
                 "root": str(package.root),
                 "module": package.module,
                 "function": package.function,
+                "source": str(package.source),
                 "timeout_seconds": self.timeout_seconds,
                 "memory_mib": self.memory_mib,
             },

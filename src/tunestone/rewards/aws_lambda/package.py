@@ -34,6 +34,8 @@ class Package:
     module: str
     """Dotted, relative to the root."""
     function: str
+    source: Path
+    """The file or zip that it was opened from."""
 
     @property
     def handler(self) -> str:
@@ -78,7 +80,7 @@ def _read_file(path: Path, handler: str) -> Package:
         raise RewardError(
             f"{path.name} cannot be imported as a module.", remedy="Take the dots out of its name."
         )
-    return Package(path.parent, path.stem, function or _FUNCTION)
+    return Package(path.parent, path.stem, function or _FUNCTION, path)
 
 
 def _read_folder(root: Path, handler: str, *, source: Path) -> Package:
@@ -93,7 +95,7 @@ def _read_folder(root: Path, handler: str, *, source: Path) -> Package:
             f"{source} has no module {module}; at its top there is {has}.",
             remedy='Set `handler = "module.function"` as in the settings of the Lambda.',
         )
-    return Package(root, module, function or _FUNCTION)
+    return Package(root, module, function or _FUNCTION, source)
 
 
 def _unpack(path: Path, folder: Path) -> None:

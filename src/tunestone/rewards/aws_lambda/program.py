@@ -60,14 +60,15 @@ class LambdaContext:
 def load_program(setup: Mapping[str, Any]) -> Callable[[Any], str]:
     """The handler as a function from an event to the text of its answer.
 
-    `setup`: `root` (folder), `module`, `function`, `timeout_seconds`, `memory_mib`.
+    `setup`: `root` (folder), `module`, `function`, `source` (what people call the package),
+    `timeout_seconds`, `memory_mib`.
     Raises RewardError when there is no such handler, and whatever the module raises on import.
     """
     root, module, function = Path(setup["root"]), setup["module"], setup["function"]
     name = module.replace(".", "-")
     _set_environment(setup, root=root, name=name)
     sys.path.insert(0, str(root))
-    handler = _find_handler(root, module, function)
+    handler = _find_handler(root, module, function, source=setup["source"])
     arn = f"arn:aws:lambda:{os.environ['AWS_REGION']}:{_ACCOUNT}:function:{name}"
 
     def call(event: Any) -> str:
@@ -106,7 +107,9 @@ def _set_environment(setup: Mapping[str, Any], *, root: Path, name: str) -> None
     )
 
 
-def _find_handler(root: Path, module: str, function: str) -> Callable[[Any, LambdaContext], Any]:
+def _find_handler(
+    root: Path, module: str, function: str, *, source: str
+) -> Callable[[Any, LambdaContext], Any]:
     loaded = importlib.import_module(module)
     file = getattr(loaded, "__file__", None)
     if file is None or not Path(file).resolve().is_relative_to(root.resolve()):
@@ -116,9 +119,11 @@ def _find_handler(root: Path, module: str, function: str) -> Callable[[Any, Lamb
         )
     found = getattr(loaded, function, None)
     if not callable(found):
+        inside = Path(file).resolve().relative_to(root.resolve())  # of a zip, the root is temporary
+        place = source if source.endswith(".py") else f"{source}: {inside}"
         functions = [key for key, value in vars(loaded).items() if inspect.isfunction(value)]
         raise RewardError(
-            f"{file} has no function {function}; it has {', '.join(functions) or 'none'}.",
+            f"{place} has no function {function}; it has {', '.join(functions) or 'none'}.",
             remedy='Write lambda_handler(event, context), or set `handler = "module.function"`.',
         )
     if inspect.iscoroutinefunction(found):

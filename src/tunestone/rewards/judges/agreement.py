@@ -119,8 +119,9 @@ def measure_agreement(
     graded = [i for i, grade in enumerate(grades) if grade.reward is not None]
     if not graded:
         raise RewardError(
-            f"The judge could not grade any of the {len(samples)} rows: {grades[0].error}",
-            remedy="Look at its model and endpoint.",
+            f"The judge could not grade any of the {len(samples)} rows. "
+            f"The first error: {grades[0].error}",
+            remedy="`tunestone grade` shows the error of each row.",
         )
     judge = [_value(grades[i], compared) for i in graded]
     people = [people_all[i] for i in graded]
@@ -228,7 +229,7 @@ def _number(label: Label, values: Mapping[str, float]) -> float:
     if label not in values:
         raise RewardError(
             f"The label {label!r} has no value; there are values for {sorted(values) or 'none'}.",
-            remedy="Say what each name is worth, as in good = 1, bad = 0.",
+            remedy="Say what each name is worth: --value NAME=NUMBER, once for each.",
         )
     return float(values[label])
 

@@ -29,6 +29,7 @@ from tunestone.rewards.judges.chat_models import (
     Reply,
     SamplingParams,
     Schema,
+    ServerFailure,
 )
 from tunestone.rewards.judges.openai_chat import OpenAIChat
 from tunestone.rewards.spec import Context
@@ -152,7 +153,10 @@ class Asker:
                 reply = self._send(messages, question, spent)
                 value = _read(reply.text, question)
         except ChatFailure as error:
-            return _sum_up([*spent, error.spent], Answer(error=str(error), flag=error.flag))
+            reason = str(error)
+            if isinstance(error, ServerFailure):
+                reason = f"the judge {self.name} at {self._endpoint.place} failed: {reason}"
+            return _sum_up([*spent, error.spent], Answer(error=reason, flag=error.flag))
         except UnreadableReply as error:
             return _sum_up(spent, Answer(error=str(error), flag="model_grader_parse_error"))
         self._cache.put(key, reply.text)

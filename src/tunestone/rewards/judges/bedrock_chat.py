@@ -5,6 +5,7 @@ the prompt. Converse has no `seed` and no `reasoning_effort`, so a spec that set
 rather than heard and forgotten.
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,12 +28,15 @@ from tunestone.rewards.judges.chat_models import (
     with_schema,
 )
 
+_BEARER_TOKEN = "AWS_BEARER_TOKEN_BEDROCK"
+"""Environment variable of a Bedrock API key, which boto3 takes in place of credentials."""
+
 
 class BedrockChat:
     """A model behind `bedrock-runtime`'s Converse. Safe for several threads."""
 
     def __init__(self, model: str, endpoint: Endpoint) -> None:
-        """Raises RewardError when boto3 or the region is missing."""
+        """Raises RewardError when boto3, the region or the credentials are missing."""
         try:
             import boto3
             from botocore.config import Config
@@ -46,7 +50,14 @@ class BedrockChat:
             max_pool_connections=endpoint.concurrency,
         )
         try:
-            self._client = boto3.session.Session().client(
+            session = boto3.session.Session()
+            if session.get_credentials() is None and not os.environ.get(_BEARER_TOKEN):
+                raise RewardError(
+                    f"There are no AWS credentials to ask the judge {model} on Bedrock with.",
+                    remedy="Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                    f"{_BEARER_TOKEN}.",
+                )
+            self._client = session.client(
                 "bedrock-runtime",
                 region_name=endpoint.region or None,
                 endpoint_url=endpoint.base_url or None,

@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tunestone.errors import RewardError
 from tunestone.types import GradeFlag
@@ -36,7 +37,7 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     api: Literal["openai", "bedrock"] = "openai"
     """`openai`: chat completions; `bedrock`: Converse, with the credentials boto3 finds."""
-    base_url: str = Field(default="", pattern=r"^(https?://.*)?$")
+    base_url: str = ""
     """Root of the API, such as http://127.0.0.1:8000/v1; empty: the service's own."""
     api_key_env: str = ""
     """Environment variable that holds the key. Empty: OPENAI_API_KEY when `base_url` is empty too,
@@ -53,6 +54,21 @@ class Endpoint(BaseModel):
         """Where requests go, as far as it is known here; part of what an answer is cached under."""
         elsewhere = os.environ.get("OPENAI_BASE_URL", "") if self.api == "openai" else self.region
         return self.base_url or elsewhere
+
+    @property
+    def place(self) -> str:
+        """Where requests go, for people."""
+        return self.address or {"openai": "OpenAI", "bedrock": "Amazon Bedrock"}[self.api]
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError(f"{value!r} is not an address; write http://127.0.0.1:8000/v1")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("a password in the address ends up in logs; use `api_key_env`")
+        return value
 
     @model_validator(mode="after")
     def _belongs_to_the_api(self) -> Self:

@@ -25,7 +25,7 @@ from tunestone.rewards.judges.asking import (
     read_number,
 )
 from tunestone.rewards.judges.chat_models import Endpoint, Message, SamplingParams, Schema
-from tunestone.rewards.spec import Context, Spec, failed
+from tunestone.rewards.spec import Context, Spec, TemplateText, failed
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
 
@@ -47,7 +47,7 @@ class GraderMessage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     role: Literal["user", "assistant", "system", "developer"]
     """`developer` is sent as `system`, which every endpoint knows."""
-    content: str
+    content: TemplateText
     """Text, or text blocks, which are joined by a line break."""
     type: Literal["message"] | None = None
 
@@ -85,7 +85,7 @@ class ScoreModel(Spec):
         return self
 
     def open(self, context: Context, stack: ExitStack) -> "ModelGrader[float]":
-        """The grader. Raises RewardError for a broken template or a client that cannot be made."""
+        """The grader. Raises RewardError when its client cannot be made."""
         low, high = self.range
         schema = object_schema(steps=_STEPS, result={"type": "number"})
         return ModelGrader(
@@ -131,7 +131,7 @@ class LabelModel(Spec):
         return self
 
     def open(self, context: Context, stack: ExitStack) -> "ModelGrader[str]":
-        """The grader. Raises RewardError for a broken template or a client that cannot be made."""
+        """The grader. Raises RewardError when its client cannot be made."""
         schema = object_schema(steps=_STEPS, label={"type": "string", "enum": list(self.labels)})
         return ModelGrader(
             open_asker(
@@ -170,7 +170,6 @@ class ModelGrader(Generic[T]):
         read: Callable[[Mapping[str, Any]], T],
         grade: Callable[[T], Grade],
     ) -> None:
-        """Raises RewardError for a template with broken syntax."""
         self.asker = asker
         """Counts what came from the cache."""
         self._messages = [

@@ -6,7 +6,8 @@ OpenAI's flag for it, `invalid_variable_error` or `sample_parse_error`, and neve
 
 `python` runs in the sandbox under OpenAI's limits: no network, 2 minutes, 2 GiB of memory, 1 GiB
 of disk (here: per file). Two things differ. `image_tag` is read and not used: the packages are
-those installed here. And a result that is no number is an error here, where OpenAI gives a zero.
+those installed here (the extra `graders` installs the rest of OpenAI's list). And a result that is
+no number is an error here, where OpenAI gives a zero.
 """
 
 import ast

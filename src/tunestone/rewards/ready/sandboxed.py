@@ -14,10 +14,11 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
+from tunestone.errors import RewardError
 from tunestone.rewards.ready.extraction import (
     MarkStyle,
     Score,
@@ -112,30 +113,36 @@ def load_json(**options: Any) -> Scorer:
 
 
 def load_reasoning_gym(*, dataset: str, style: str) -> Scorer:
-    """The scorer of `gym.py`; needs reasoning-gym. Raises ValueError for an unknown dataset."""
+    """The scorer of `gym.py`; needs reasoning-gym.
+
+    Raises RewardError when there is no such dataset; one that only a row names is that row's fault.
+    """
     from reasoning_gym.factory import DATASETS, get_score_answer_fn
 
-    scorers: dict[str, Callable[..., float]] = {}
-
-    def scorer_of(name: str) -> Callable[..., float]:
-        if name not in DATASETS:
-            nearest = difflib.get_close_matches(name, DATASETS, n=1)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
-            raise ValueError(f"reasoning-gym has no dataset {name!r}.{hint}")
-        if name not in scorers:
-            scorers[name] = get_score_answer_fn(name)
-        return scorers[name]
-
+    scorer_of = lru_cache(maxsize=None)(get_score_answer_fn)
     if dataset:
+        if dataset not in DATASETS:
+            raise RewardError(_no_dataset(dataset), remedy=_nearest(dataset, DATASETS))
         scorer_of(dataset)
 
     def score(text: str, entry: Mapping[str, Any]) -> Score:
-        name = dataset or entry["metadata"].get("source_dataset", "")
+        name = dataset or str(entry["metadata"].get("source_dataset", ""))
+        if name not in DATASETS:
+            raise UnusableReferenceError(f"{_no_dataset(name)} {_nearest(name, DATASETS)}")
         answer = text.strip() if style == "whole" else find_marked(text, "answer_tag")
         reward = float(scorer_of(name)(answer=answer, entry=entry))
         return reward, {"formatted": float(answer is not None)}
 
     return score
+
+
+def _no_dataset(name: str) -> str:
+    return f"reasoning-gym has no dataset {name!r}."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]}?" if close else "reasoning_gym.factory.DATASETS lists them."
 
 
 def _as_math(formula: str) -> str:

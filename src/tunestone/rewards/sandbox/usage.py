@@ -38,12 +38,15 @@ class Greed:
 def process_table() -> list[ProcessUsage]:
     """All processes there are now."""
     table = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    entries = Path("/proc").iterdir() if Path("/proc/self/stat").exists() else ()
+    for entry in entries:
+        if not entry.name.isdigit():
+            continue
         with contextlib.suppress(OSError):  # it has ended meanwhile
             # After the name, which may hold spaces and brackets: state, parent, group ...
-            fields = entry.read_bytes().rpartition(b")")[2].split()
+            fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
             parent, group, pages = int(fields[1]), int(fields[2]), int(fields[21])
-            table.append(ProcessUsage(int(entry.parent.name), parent, group, pages * _PAGE))
+            table.append(ProcessUsage(int(entry.name), parent, group, pages * _PAGE))
     return table
 
 

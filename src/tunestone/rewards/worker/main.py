@@ -154,12 +154,15 @@ class Worker:
         space = pages * resource.getpagesize() + (self._limits["memory_mib"] << 20)
         seconds = int(self._limits["seconds"]) + 2
         size = self._limits["file_mib"] << 20
+        for kind, value in (  # these bind the worker too, and do not trouble it
+            (resource.RLIMIT_FSIZE, size),
+            (resource.RLIMIT_NOFILE, _OPEN_FILES),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            resource.setrlimit(kind, (value, value))
         self._resources = (
             (resource.RLIMIT_AS, (space, space)),
             (resource.RLIMIT_CPU, (seconds, seconds)),
-            (resource.RLIMIT_FSIZE, (size, size)),
-            (resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES)),
-            (resource.RLIMIT_CORE, (0, 0)),
         )
 
     def _wait(self, child: int, result: int, deadline: float) -> Message:
