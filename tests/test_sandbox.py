@@ -25,7 +25,7 @@ WORKING = [mechanism for mechanism in MECHANISMS if not find_fault(mechanism)]
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 HOSTILE = """
-import os, signal, socket, subprocess, sys, time
+import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 calls = 0
@@ -163,6 +163,95 @@ def use_the_null_device(rest):
     with open("/dev/null", "w") as sink:
         return sink.write("x")
 
+def forge_an_answer(rest):
+    text = json.dumps(json.loads(rest)).encode()
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, len(text).to_bytes(4, "big") + text)
+        except OSError:
+            continue
+    os._exit(0)
+
+def nest_an_answer(rest):
+    text = b"[" * 989 + b"]" * 989
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, len(text).to_bytes(4, "big") + text)
+        except OSError:
+            continue
+    os._exit(0)
+
+def nest_folders(rest):
+    for _ in range(1100):
+        os.mkdir("d")
+        os.chdir("d")
+    return 1
+
+def change_modes(rest):
+    os.chmod(rest, 0)
+    os.utime(rest, (0, 0))
+    import shutil
+    shutil.copy(rest, "copy")
+    return 1
+
+def send_outside(rest):
+    here, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    here.sendto(b"out", rest)
+    return 1
+
+def share_memory(rest):
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.shmget(4242, 4096, 0o1666) < 0:
+        raise OSError(ctypes.get_errno(), "shmget")
+    return 1
+
+def leave_children(rest):
+    for _ in range(14):
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+    return 1
+
+def use_ten_processes(rest):
+    running = [subprocess.Popen(["/bin/sleep", "0.1"]) for _ in range(10)]
+    return sum(process.wait() == 0 for process in running)
+
+def move_the_print_position(rest):
+    os.ftruncate(1, 0)
+    os.lseek(1, 5_000_000, 0)
+    return 1
+
+def drip(rest):
+    text = b'{"value": 1}'
+    for byte in len(text).to_bytes(4, "big") + text * 100:
+        for descriptor in range(3, 64):
+            try:
+                os.write(descriptor, bytes([byte]))
+            except OSError:
+                continue
+        time.sleep(0.3)
+
+def print_and_fail(rest):
+    print("a word")
+    raise ValueError("failed")
+
+def close_the_pipe(rest):
+    os.closerange(3, 64)
+    time.sleep(60)
+
+def leave_many_files(rest):
+    for i in range(5000):
+        open(str(i), "w").close()
+    return 1
+
+def move_a_file(rest):
+    os.makedirs("a")
+    os.makedirs("b")
+    Path("a/x").write_text("x")
+    os.rename("a/x", "b/x")
+    return 1
+
 def leave_a_daemon(rest):
     if os.fork() == 0:
         os.setsid()
@@ -247,6 +336,12 @@ def test_this_machine_confines_reward_code():
         ("delete_own_files", "raised", "Error"),
         ("lower_the_workers_limits", "raised", "PermissionError"),
         ("slow_the_worker_down", "raised", "PermissionError"),
+        ("nest_an_answer", "killed", "before giving a result"),
+        ('forge_an_answer {"kind": "nonsense", "error": "x"}', "killed", "giving a result"),
+        ('forge_an_answer {"kind": [], "error": 5}', "killed", "before giving a result"),
+        ("drip", "timeout", "no result within the limit of 3 s"),
+        ("close_the_pipe", "killed", "gave up its result"),
+        ("share_memory", "raised", "OSError"),
     ],
 )
 def test_a_hostile_call_is_an_error_of_its_own_sample(sandbox, hostile, kind, said):
@@ -301,6 +396,48 @@ def test_big_requests_with_big_answers_do_not_block_each_other(sandbox):
     texts = [f"big_answer {'y' * 300_000}"] * 80  # enough that a worker is sent several at once
     outcomes = grades(sandbox, *texts)
     assert {outcome.value["reward"] for outcome in outcomes} == {300_000}
+
+
+def test_fields_that_a_fork_makes_up_are_left_out(sandbox):
+    forged = 'forge_an_answer {"value": 7, "attempts": 9, "evil": 1, "modules": [[5], "x" , 3]}'
+    outcomes = grades(sandbox, forged, "good 2")
+    assert (outcomes[0].value, outcomes[0].attempts) == (7, 1)
+    assert outcomes[1].value["reward"] == 2.0
+
+
+def test_modes_and_times_of_files_stay_as_they_are(sandbox, tmp_path):
+    before = (tmp_path / "reward.py").stat()
+    outcomes = grades(sandbox, f"change_modes {tmp_path / 'reward.py'}", "good 2")
+    after = (tmp_path / "reward.py").stat()
+    assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+    assert outcomes[0].kind in ("", "raised")  # read-only, or without effect
+    assert outcomes[1].value["reward"] == 2.0
+
+
+def test_no_datagram_reaches_a_socket_outside(sandbox):
+    path = Path(f"/tmp/tunestone-datagram-{os.getpid()}.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(path))
+        try:
+            assert_harmless(sandbox, f"send_outside {path}", "raised", "Error")
+        finally:
+            path.unlink()
+
+
+def test_what_one_call_leaves_is_not_counted_against_the_next(sandbox):
+    texts = ["leave_children", "use_ten_processes"] * 4
+    outcomes = grades(sandbox, *texts)
+    assert [outcome.value for outcome in outcomes] == [1, 10] * 4, outcomes
+    outcomes = grades(sandbox, *["move_the_print_position", "print_and_fail"] * 3)
+    # That it printed far out is an error of its own sample; the next one's text is its own.
+    assert {outcome.kind for outcome in outcomes[1::2]} == {"raised"}
+    assert {outcome.printed for outcome in outcomes[1::2]} == {"a word\n"}
+
+
+def test_any_scratch_folder_is_emptied(sandbox):
+    outcomes = grades(sandbox, "nest_folders", "leave_many_files", "move_a_file", "list_folder .")
+    assert [outcome.value for outcome in outcomes[1:]] == [1, 1, 0], outcomes
+    assert outcomes[0].value == 1 or outcomes[0].kind == "killed"
 
 
 def test_a_call_finds_nothing_of_the_one_before(sandbox):
@@ -383,6 +520,15 @@ def test_a_program_that_cannot_be_loaded_is_refused(tmp_path):
         ExitStack() as stack,
     ):
         open_grader("reward.py:reward", Context(tmp_path), stack)
+    for said in (b"5", b'{"failed": 5}', b"[1]", b"[" * 989 + b"]" * 989):
+        (tmp_path / "reward.py").write_text(
+            "import os, sys\n"
+            f"text = {said!r}\n"
+            "os.write(int(sys.argv[1]), len(text).to_bytes(4, 'big') + text)\n"
+            "os._exit(0)\n"
+        )
+        with pytest.raises(RewardError, match="ended while the reward was"), ExitStack() as stack:
+            open_grader("reward.py:reward", Context(tmp_path), stack)
     (tmp_path / "reward.py").write_text("import os\nos._exit(3)\n")
     with (
         pytest.raises(RewardError, match="ended while the reward was loaded"),

@@ -180,6 +180,6 @@ def _bubblewrap(files: Sequence[str], *, network: bool, file_mib: int) -> list[s
     # Parents before children: a later mount would hide an earlier one below it.
     for path in sorted(set(files)):
         command += ["--ro-bind", path, path]
-    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    command += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
     command += ["--size", str(file_mib << 20), "--tmpfs", _SCRATCH, "--remount-ro", "/"]
     return [*command, "--chdir", _SCRATCH, "--"]

@@ -146,7 +146,8 @@ class Sandbox:
                         attempt = 1
                     else:
                         attempt += 1
-        except (RewardError, SandboxError) as error:
+        # Whatever it is, it is the batch's that waits for this thread.
+        except BaseException as error:  # noqa: BLE001
             work.fault = error
 
     def _start(self) -> WorkerProcess:
@@ -172,9 +173,9 @@ class Sandbox:
 
     def _end_greedy_calls(self) -> None:
         with self._lock:
-            busy = list(self._busy)
+            busy = [(worker, worker.answered) for worker in self._busy]  # before we look
         table = process_table()
-        for worker in busy:
+        for worker, answered in busy:
             greed = find_greed(
                 table,
                 worker.pid,
@@ -183,7 +184,7 @@ class Sandbox:
                 processes=self._limits.processes,
             )
             if greed is not None:
-                worker.kill(Lost(greed.reason, greed.kind))
+                worker.kill(Lost(greed.reason, greed.kind), call=answered)
 
 
 class _Work:
@@ -192,7 +193,7 @@ class _Work:
     def __init__(self, payloads: Sequence[Any]) -> None:
         self.payloads = payloads
         self.outcomes: dict[int, Outcome] = {}
-        self.fault: RewardError | SandboxError | None = None
+        self.fault: BaseException | None = None
         self._next = 0
         self._lock = threading.Lock()
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunestone.errors import RewardError, SandboxError
 from tunestone.rewards.sandbox.mechanism import Mechanism, python_folders, start_of
 from tunestone.rewards.sandbox.usage import descendants, process_table
-from tunestone.rewards.worker import channel
+from tunestone.rewards.worker import channel, folders
 
 if TYPE_CHECKING:
     from tunestone.rewards.sandbox.pool import Limits, Program
@@ -26,6 +25,15 @@ _LOAD_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
 _FRAME_BYTES = 1 << 20  # of an answer, besides its value
 _WINDOW_BYTES = 1 << 16
+_ANSWER: dict[str, type] = {
+    "value": object,
+    "kind": str,
+    "error": str,
+    "seconds": float,
+    "printed": str,
+}
+_KINDS = ("raised", "row", "timeout", "memory", "killed", "output")
+_NO_FAILURE = {"message": "", "remedy": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class WorkerProcess:
         self._scratch = Path(tempfile.mkdtemp(prefix="tunestone-scratch-"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by _remove
         self._killed_for: Lost | None = None
+        self._killed_at: int | None = None
+        self._answered = 0
         try:
             start = start_of(
                 mechanism,
@@ -92,12 +102,13 @@ class WorkerProcess:
                     self._send(requests[sent], seconds)
                     waiting += len(requests[sent])
                     sent += 1
-                answers.append(self._read(seconds))
+                answers.append(_checked_answer(self._read(seconds)))
+                self._answered += 1
                 waiting -= len(requests[len(answers) - 1])
         except TimeoutError:
             return answers, Lost(f"no answer within {seconds:g} s", "timeout")
         except (EOFError, OSError, ValueError):
-            return answers, self._killed_for or Lost("its worker process was lost on every attempt")
+            return answers, self._blame() or Lost("its worker process was lost on every attempt")
         return answers, None
 
     def end(self) -> None:
@@ -107,13 +118,25 @@ class WorkerProcess:
         self._process.wait()
         self._remove()
 
-    def kill(self, reason: Lost | None = None) -> None:
-        """Kill its processes; a call that waits for it then learns why it is gone."""
+    @property
+    def answered(self) -> int:
+        """How many calls it has answered."""
+        return self._answered
+
+    def kill(self, reason: Lost | None = None, *, call: int | None = None) -> None:
+        """Kill its processes; the call it was at, if it is this one, then learns why it is gone."""
         self._killed_for = self._killed_for or reason
-        groups = {usage.group for usage in descendants(process_table(), self._process.pid)}
+        self._killed_at = call
+        table, pid = process_table(), self._process.pid
+        groups = {usage.group for usage in descendants(table, pid)}
+        groups |= {usage.group for usage in table if usage.session == pid}  # it may be gone
         for group in [self._process.pid, *groups]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+
+    def _blame(self) -> Lost | None:
+        """Why it was killed, if that was seen of the call it was at and not of one before."""
+        return self._killed_for if self._killed_at == self._answered else None
 
     def _start(self, command: list[str], environment: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
@@ -136,12 +159,13 @@ class WorkerProcess:
     def _load(self, message: dict[str, Any]) -> None:
         try:
             self._send(channel.encode(message), _LOAD_SECONDS)
-            answer = self._read(_LOAD_SECONDS)
+            answer = _checked_greeting(self._read(_LOAD_SECONDS))
         except (EOFError, OSError, ValueError) as error:
             raise self._not_loaded(error) from error
         if "failed" in answer:
             self.end()
-            raise RewardError(answer["failed"]["message"], remedy=answer["failed"]["remedy"])
+            failure = answer["failed"]
+            raise RewardError(str(failure["message"]), remedy=str(failure["remedy"]))
 
     def _not_loaded(self, error: Exception) -> RewardError | SandboxError:
         """Why nothing came back: the mechanism failed and said so, or the program ended it."""
@@ -161,17 +185,43 @@ class WorkerProcess:
         self._control.settimeout(seconds)
         self._control.sendall(data)
 
-    def _read(self, seconds: float) -> dict[str, Any]:
+    def _read(self, seconds: float) -> Any:
         """The next answer. Raises TimeoutError or EOFError."""
         deadline = time.monotonic() + seconds
 
         def wait() -> bool:
-            left = max(0.0, deadline - time.monotonic())
-            return bool(select.select([self._control], [], [], left)[0])
+            left = deadline - time.monotonic()
+            return left > 0 and bool(select.select([self._control], [], [], left)[0])
 
-        answer: dict[str, Any] = self._answers.read(wait)
-        return answer
+        return self._answers.read(wait)
 
     def _remove(self) -> None:
         self._errors.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folders.empty(str(self._scratch))
+            self._scratch.rmdir()
+
+
+def _checked_answer(answer: Any) -> dict[str, Any]:
+    """An answer with the fields of an Outcome. Raises ValueError for anything else: code that runs
+    while the program is loaded can reach the worker's socket, and say what it likes."""
+    if (
+        not isinstance(answer, dict)
+        or not answer.keys() <= _ANSWER.keys()
+        or (not answer.keys() & {"value", "kind"})
+    ):
+        raise ValueError("no answer of a worker")
+    if any(not isinstance(value, _ANSWER[key]) for key, value in answer.items()):
+        raise ValueError("an answer with values of wrong types")
+    if answer.get("kind", "raised") not in _KINDS:
+        raise ValueError("an answer of an unknown kind")
+    return answer
+
+
+def _checked_greeting(answer: Any) -> dict[str, Any]:
+    """What a worker says when it has loaded. Raises ValueError for anything else."""
+    failure = answer.get("failed", _NO_FAILURE) if isinstance(answer, dict) else None
+    if not isinstance(failure, dict) or not failure.keys() >= _NO_FAILURE.keys():
+        raise ValueError("no greeting of a worker")
+    greeting: dict[str, Any] = answer
+    return greeting

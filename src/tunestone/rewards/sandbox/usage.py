@@ -23,6 +23,7 @@ class ProcessUsage:
     pid: int
     parent: int
     group: int
+    session: int
     memory: int
     """Resident bytes."""
 
@@ -45,8 +46,9 @@ def process_table() -> list[ProcessUsage]:
         with contextlib.suppress(OSError):  # it has ended meanwhile
             # After the name, which may hold spaces and brackets: state, parent, group ...
             fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
-            parent, group, pages = int(fields[1]), int(fields[2]), int(fields[21])
-            table.append(ProcessUsage(int(entry.name), parent, group, pages * _PAGE))
+            parent, group, session = map(int, fields[1:4])
+            memory = int(fields[21]) * _PAGE
+            table.append(ProcessUsage(int(entry.name), parent, group, session, memory))
     return table
 
 

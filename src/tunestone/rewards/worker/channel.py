@@ -43,7 +43,10 @@ class Reader:
         self._fill(end, wait)
         text = self._data[_LENGTH_BYTES:end]
         del self._data[:end]
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("a message that is nested too deeply") from None
 
     def _fill(self, count: int, wait: Callable[[], bool]) -> None:
         while len(self._data) < count:

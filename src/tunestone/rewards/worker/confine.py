@@ -27,6 +27,7 @@ _SECCOMP_MODE_FILTER = 2
 # Landlock: access rights by the version that brought them, and system call numbers.
 _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read files, list folders
 _LIST = 1 << 3
+_MOVE = 1 << 13
 _READ_AND_WRITE = 1 << 1 | 1 << 2
 _FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 _RIGHTS_BY_VERSION = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
@@ -54,6 +55,24 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+    # What outlives the process that made it, or is the whole machine's.
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    # Memory that no process is seen to hold.
+    "memfd_secret": (447, 447),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -84,21 +103,54 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "sched_setattr": (314, 274),
     "ioprio_set": (251, 30),
 }
+# Landlock does not restrict these: modes, owners, times and attributes of any file we own. The
+# first are let succeed without effect, since `shutil.copy` and the like must not fail for them.
+_WITHOUT_EFFECT: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+}
+_UNSUPPORTED: dict[str, tuple[int | None, int | None]] = {
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+    "fallocate": (285, 47),  # it passes the limit of file size
+}
 _OF_ITSELF_ONLY = ((302, 261), (203, 122))  # prlimit64, sched_setaffinity: with process 0
 _SOCKET, _CLONE, _CLONE3 = (41, 198), (56, 220), (435, 435)
+_MEMFD_CREATE = (319, 279)
+_SOCKETPAIR, _IOCTL = (53, 199), (16, 29)
+_SOCK_DGRAM, _SOCK_RAW, _SOCK_KINDS = 2, 3, 0xF
+_FILE_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
 _FORK, _VFORK, _CLONE_THREAD = (57, None), (58, None), 0x00010000
 _SETPGID, _SETSID, _KILL = (109, 154), (112, 157), (62, 129)
 _TKILL, _TGKILL, _PIDFD_SEND = (200, 130), (234, 131), (424, 424)
 _AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
-_EPERM, _ENOSYS = 1, 38
+_EPERM, _ENOSYS, _EOPNOTSUPP = 1, 38, 95
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _Instruction = tuple[int, int, int, int]
 """Of classic BPF: operation, jump if true, jump if false, constant."""
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_AND = 0x54
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCHITECTURE, _ARGUMENT0 = 0, 4, 16  # offsets in struct seccomp_data
+_NUMBER, _ARCHITECTURE, _ARGUMENT0, _ARGUMENT1 = 0, 4, 16, 24  # offsets in struct seccomp_data
 
 
 def enter_namespaces(*, network: bool) -> None:
@@ -153,7 +205,8 @@ def restrict_files(
     handled = 0
     for since, rights in _RIGHTS_BY_VERSION.items():
         handled |= rights if version >= since else 0
-    scoped = _SCOPE_ABSTRACT_SOCKETS if version >= 6 else 0
+    # Forks are beneath us and can still be killed; what runs on loading can reach nobody else.
+    scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if version >= 6 else 0
     ruleset = _create_ruleset(handled, scoped, version)
     for path in readable:
         _allow_beneath(ruleset, path, _READ & handled)
@@ -170,7 +223,9 @@ def restrict_files(
 def restrict_signals() -> None:
     """From now on this process can signal only itself and what it starts."""
     if landlock_version() >= 6:
-        ruleset = _create_ruleset(0, _SCOPE_SIGNALS, 6)
+        # A layer that does not name moves between folders would forbid them.
+        ruleset = _create_ruleset(_MOVE, _SCOPE_SIGNALS, 6)
+        _allow_beneath(ruleset, "/", _MOVE)
         _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
         os.close(ruleset)
     else:  # then it can signal itself only
@@ -186,6 +241,13 @@ def restrict_system_calls(*, network: bool) -> None:
         *_only_for_argument(_SOCKET, families),
         *_forbid_argument_bits(_CLONE, _NEW_NAMESPACES),
     ]
+    # A pair of datagram sockets can still send to any other socket, one of a file outside too.
+    rules += _forbid_second_argument(_SOCKETPAIR, _SOCK_KINDS, (_SOCK_DGRAM, _SOCK_RAW))
+    rules += _forbid_second_argument(_IOCTL, 0xFFFFFFFF, _FILE_FLAGS)
+    for numbers in _WITHOUT_EFFECT.values():
+        rules += _forbid(_number(numbers), error=0)
+    for numbers in _UNSUPPORTED.values():
+        rules += _forbid(_number(numbers), error=_EOPNOTSUPP)
     rules += _forbid(_number(_CLONE3), error=_ENOSYS)  # its flags lie in memory; libc takes clone
     for numbers in _FORBIDDEN.values():
         rules += _forbid(_number(numbers))
@@ -203,7 +265,14 @@ def forbid_processes() -> None:
         (_RETURN, 0, 0, _ALLOW),
     ]
     rules = [(_JUMP_EQUAL, 0, len(body), _number(_CLONE) or 0), *body]
-    _install([*_forbid(_number(_FORK)), *_forbid(_number(_VFORK)), *rules])
+    hidden = _forbid(_number(_MEMFD_CREATE))  # memory that no process is seen to hold
+    _install([*_forbid(_number(_FORK)), *_forbid(_number(_VFORK)), *hidden, *rules])
+
+
+def keep_in_session() -> None:
+    """From now on this process cannot leave its session, by which the trainer finds what is left
+    of it when it has ended."""
+    _install(_forbid(_number(_SETSID)))
 
 
 def keep_in_group() -> None:
@@ -271,6 +340,17 @@ def _forbid_argument_bits(numbers: tuple[int, int], bits: int) -> list[_Instruct
         (_RETURN, 0, 0, _ERRNO | _EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]
+    return [(_JUMP_EQUAL, 0, len(body), _number(numbers) or 0), *body]
+
+
+def _forbid_second_argument(
+    numbers: tuple[int, int], mask: int, values: Iterable[int]
+) -> list[_Instruction]:
+    """The call may not be made when its second argument, masked, is one of these."""
+    body: list[_Instruction] = [(_LOAD, 0, 0, _ARGUMENT1), (_AND, 0, 0, mask)]
+    for value in values:
+        body += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | _EPERM)]
+    body.append((_RETURN, 0, 0, _ALLOW))
     return [(_JUMP_EQUAL, 0, len(body), _number(numbers) or 0), *body]
 
 

@@ -12,6 +12,8 @@ A fork costs by the memory of its parent, about 0.1 ms per 600 pages, so what is
 something fails is imported only then, and `os.path` stands in for pathlib.
 """
 
+import contextlib
+import fcntl
 import gc
 import os
 import resource
@@ -24,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.abspath(__file__).rsplit(os.sep, 4)[0])
 
-from tunestone.rewards.worker import channel, confine
+from tunestone.rewards.worker import channel, confine, folders
 
 _REQUEST_BYTES = 1 << 30
 _FRAME_BYTES = 1 << 16  # what a result has besides its value
@@ -32,6 +34,9 @@ _POLL_MILLISECONDS = 50
 _TEXT_CHARACTERS = 4_000
 _LEARNED_MODULES = 200
 _OPEN_FILES = 256
+_MOST_MODULES = 20_000
+_NAME_CHARACTERS = 100
+_KINDS = ("raised", "row", "memory", "output")
 
 Message = dict[str, Any]
 
@@ -40,6 +45,7 @@ def main() -> None:
     """Load and serve until the trainer closes the socket."""
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 can ignore only what has no handler
     requests = channel.Reader(control, largest=_REQUEST_BYTES)
     printed = _redirect_output()
     try:
@@ -87,12 +93,18 @@ class Worker:
         message["seconds"] = time.perf_counter() - start
         if "value" not in message:
             message["printed"] = _tail(self._printed)
-        if os.fstat(self._printed).st_size:
-            os.ftruncate(self._printed, 0)
-            os.lseek(self._printed, 0, os.SEEK_SET)
         self._clean()
         self._learn(message.pop("modules", ()))
+        self._forget_printed()
         return channel.encode(message)
+
+    def _forget_printed(self) -> None:
+        """Leave nothing in the file that all calls print into, whatever its size claims to be:
+        a call may have moved the position, locked it, or allocated pages beyond its end."""
+        os.ftruncate(self._printed, 0)
+        os.lseek(self._printed, 0, os.SEEK_SET)
+        fcntl.fcntl(self._printed, fcntl.F_SETFL, 0)
+        fcntl.flock(self._printed, fcntl.LOCK_UN)
 
     def _run(self, payload: Any, result: int, sink: int) -> None:
         """In the fork: call the program and write what came of it. Never returns."""
@@ -113,6 +125,10 @@ class Worker:
                 else {"kind": "raised", "error": _describe(raised)}
             )
         try:
+            for stream in (sys.stdout, sys.stderr):
+                # The program may have put anything in their place.
+                with contextlib.suppress(Exception):
+                    stream.flush()
             channel.write(sink, data)
         finally:
             os._exit(0)
@@ -173,7 +189,8 @@ class Worker:
         largest = self._limits["output_kib"] * 1024 + _FRAME_BYTES
 
         def wait() -> bool:
-            while not poller.poll(_POLL_MILLISECONDS):
+            # Who sends a byte at a time is out of time, too.
+            while not poller.poll(_POLL_MILLISECONDS) or time.perf_counter() > deadline:
                 self._refuse_abandoned()
                 fault.update(self._overrun(deadline))
                 if fault:
@@ -181,12 +198,12 @@ class Worker:
             return True
 
         try:
-            message = channel.Reader(result, largest=largest).read(wait)
+            message = _understood(channel.Reader(result, largest=largest).read(wait))
         except TimeoutError:
             return fault
         except (EOFError, ValueError):
             message = None
-        if not isinstance(message, dict) or not ("value" in message or "kind" in message):
+        if message is None:
             return _ended(child)
         return self._overrun(float("inf")) or message
 
@@ -215,34 +232,26 @@ class Worker:
         else:
             _kill(os.killpg, child)
             _kill(os.kill, child)  # if it had no group of its own yet
-        try:
-            os.waitpid(child, 0)
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                continue
-        except ChildProcessError:
-            return  # nobody is left
+        # All of them, or the next call would be blamed for what is still on its way out. Orphans
+        # become ours before they can be collected, so who has no child left has nobody left.
+        for target in (child, -1 if self._is_first else -child):
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(target, 0)
 
     def _clean(self) -> None:
         """Empty the scratch folder. An OSError ends this worker, and another takes its place."""
-        for name in os.listdir(self._scratch):
-            path = os.path.join(self._scratch, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                import shutil
-
-                shutil.rmtree(path)
-            else:
-                os.unlink(path)
+        folders.empty(self._scratch)
 
     def _learn(self, names: Sequence[Any]) -> None:
         """Import what the call had to import, so that the next fork has it already."""
-        if not names:
+        if not names or len(self._modules) > _MOST_MODULES:
             return
-        import contextlib
         import importlib
 
         for name in names:
-            # Importing may raise anything; the call that needs it will do so itself and tell.
-            with contextlib.suppress(Exception):
+            # Importing may raise anything, an exit too; the call that needs it will do so itself.
+            with contextlib.suppress(BaseException):
                 importlib.import_module(name)
         self._modules.update(names, sys.modules)
         self._settle()
@@ -292,6 +301,8 @@ def _confine(setup: Message) -> int | None:
         )
     if asked["system_calls"]:
         confine.restrict_system_calls(network=network)
+        if os.getpid() != 1:
+            confine.keep_in_session()
     os.chdir(setup["scratch"])
     return descriptor
 
@@ -332,6 +343,22 @@ def _tail(printed: int) -> str:
     return os.pread(printed, _TEXT_CHARACTERS, start).decode(errors="replace")
 
 
+def _understood(message: Any) -> Message | None:
+    """What a fork said, if it has the form that `_run` gives it; the fork may say anything."""
+    if not isinstance(message, dict):
+        return None
+    if "value" in message:
+        names = message.get("modules", [])
+        names = names[:_LEARNED_MODULES] if isinstance(names, list) else []
+        names = [name for name in names if isinstance(name, str) and name.isascii()]
+        short = [name for name in names if 0 < len(name) <= _NAME_CHARACTERS]
+        return {"value": message["value"], "modules": short}
+    kind, error = message.get("kind"), message.get("error")
+    if kind in _KINDS and isinstance(error, str):
+        return {"kind": kind, "error": error}
+    return None
+
+
 def _ended(child: int) -> Message:
     """What is said of a fork that ended before it gave a result."""
     deadline = time.perf_counter() + 0.05
@@ -344,7 +371,8 @@ def _ended(child: int) -> Message:
     elif state.si_status == signal.SIGXCPU:
         return {"kind": "timeout", "error": "it used up its CPU time"}
     else:
-        how = f"by signal {signal.Signals(state.si_status).name}"
+        names = {known.value: known.name for known in signal.Signals}
+        how = f"by signal {names.get(state.si_status, state.si_status)}"
     return {"kind": "killed", "error": f"its process ended {how} before giving a result"}
 
 
