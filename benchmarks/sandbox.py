@@ -1,6 +1,6 @@
 """What the sandbox costs: grades per second, and the share of a training that it takes.
 
-    .venv/bin/python benchmarks/sandbox.py            about five minutes on 2 cores
+    .venv/bin/python benchmarks/sandbox.py            about eight minutes on 2 cores
     .venv/bin/python benchmarks/sandbox.py --grades   only the grades per second, in seconds
 
 Throughput is that of a warm sandbox with a reward that does nothing, through the graders a user
@@ -33,7 +33,7 @@ from tunestone.rewards.spec import Context
 from tunestone.types import Grade, Grader, Prompt, Sample
 
 RESULTS = Path(__file__).parent / "results" / "sandbox.json"
-ROUNDS, GRADES, STEPS = 5, 2_000, 4
+ROUNDS, GRADES, STEPS, TRAININGS = 5, 2_000, 4, 3
 FUNCTION = "def reward(prompt, completion, row):\n    return 1.0\n"
 HANDLER = (
     "def lambda_handler(event, context):\n"
@@ -90,29 +90,34 @@ def measure_training() -> dict[str, Any]:
     """Seconds of a step of the quickstart, its reward in the sandbox and in this process."""
     recipe = load_recipe("word_problems")
     seconds: dict[str, list[float]] = {"sandbox": [], "in_process": []}
+    grading: list[float] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         layers = [("recipe", recipe.settings), ("benchmark", {"max_steps": STEPS})]
         config, origins = resolve(layers=layers)
         sandboxed = open_grader(config.reward, Context(Path(name)), stack)
         graders: Mapping[str, Grader] = {"sandbox": sandboxed, "in_process": InProcess()}
-        for number in range(3):
+        for number in range(TRAININGS):
             for kind, grader in graders.items():
                 path = Path(name) / f"{kind}-{number}"
                 run = create(path, config, origins, task="benchmark", splits=recipe.generate(0))
                 trainer = prepare(run, run_config(run), grader, lambda message: None)
-                steps: list[float] = []
-                trainer.train(
-                    watch=lambda record, steps=steps: steps.append(
-                        sum(v for k, v in record["seconds"].items() if k != "validate")
-                    ),
-                    stop_requested=lambda: False,
-                )
-                seconds[kind] += steps[1:]  # the first warms up
+                records: list[Mapping[str, Any]] = []
+                trainer.train(watch=records.append, stop_requested=lambda: False)
+                steps = [
+                    sum(v for k, v in record["seconds"].items() if k != "validate")
+                    for record in records[1:]  # the first warms up
+                ]
+                seconds[kind] += steps
+                if kind == "sandbox":
+                    grading += [record["seconds"]["grade"] for record in records[1:]]
                 print(kind, [round(step, 2) for step in steps])
-    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
+    # Steps get shorter while the model learns, so each is compared with the same step of the other.
+    pairs = zip(seconds["sandbox"], seconds["in_process"], strict=True)
     return {
         "step_seconds": {kind: summary(values) for kind, values in seconds.items()},
-        "slower_by": medians["sandbox"] / medians["in_process"] - 1,
+        "sandbox_over_in_process": summary([sandbox / plain for sandbox, plain in pairs]),
+        "grading_seconds": summary(grading),
+        "grading_share_of_a_step": sum(grading) / sum(seconds["sandbox"]),
     }
 
 

@@ -27,11 +27,13 @@ def _own_interpreter(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     variables = dict(os.environ)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
     yield
     temporary = Path(tempfile.gettempdir()).resolve()
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and Path(file).is_relative_to(temporary):
+    for name in set(sys.modules) - before:
+        file = Path(getattr(sys.modules[name], "__file__", None) or "/")
+        # This very checkout, with its virtual environment, may lie in the temporary folder too.
+        if file.is_relative_to(temporary) and not file.is_relative_to(sys.prefix):
             del sys.modules[name]
     os.environ.clear()
     os.environ.update(variables)
