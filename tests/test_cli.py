@@ -226,14 +226,15 @@ def test_ctrl_c_twice_stops_at_once(tmp_path: Path, tiny_folder: Path) -> None:
     run = toy_run(tmp_path, tiny_folder, max_steps=5000, eval_every=500)
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "import time\ncalls = 0\n" + reward.read_text().replace(
+        "import time\nfrom pathlib import Path\n" + reward.read_text().replace(
             "def letters(prompt, completion, row):",
             "def letters(prompt, completion, row):\n"
-            "    global calls\n    calls += 1\n"
-            "    time.sleep(0 if calls < 120 else 0.5)",
+            "    time.sleep(float((Path(__file__).parent / 'pause').read_text()))",
         )
     )  # fmt: skip
+    (tmp_path / "pause").write_text("0")
     process = start_training(run)
+    (tmp_path / "pause").write_text("0.5")  # from now on 32 completions take 8 s on two cores
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)

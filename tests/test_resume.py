@@ -34,9 +34,7 @@ def test_killed_runs_end_with_the_same_bits(tmp_path: Path, lora_rank: int, kill
     steps = read_lines(whole.metrics)
     assert [record["step"] for record in steps] == list(range(1, 13))
     assert list(map(without_times, read_lines(killed.metrics))) == list(map(without_times, steps))
-    assert list(map(without_times, read_lines(killed.samples))) == list(
-        map(without_times, read_lines(whole.samples))
-    )
+    assert killed.samples.read_bytes() == whole.samples.read_bytes()
     assert_same_weights(killed.adapter, whole.adapter)
     assert_same_weights(
         checkpoint_path(killed.checkpoints, 12), checkpoint_path(whole.checkpoints, 12)

@@ -375,8 +375,6 @@ def sample_records(step: int, graded_P: Sequence[Graded]) -> Iterator[dict[str, 
                 "error": grade.error,
                 "flags": list(grade.flags),
                 "metrics": dict(grade.metrics),
-                "grade_seconds": round(grade.seconds, 5),
-                "grade_attempts": grade.attempts,
                 "tokens": list(completion.tokens),
                 "logprobs": [round(value, 5) for value in completion.logprobs],
             }
