@@ -1,6 +1,6 @@
 """What the sandbox costs: grades per second, and the share of a training that it takes.
 
-    .venv/bin/python benchmarks/sandbox.py            about eight minutes on 2 cores
+    .venv/bin/python benchmarks/sandbox.py            about three minutes on 2 cores
     .venv/bin/python benchmarks/sandbox.py --grades   only the grades per second, in seconds
 
 Throughput is that of a warm sandbox with a reward that does nothing, through the graders a user
@@ -33,7 +33,7 @@ from tunestone.rewards.spec import Context
 from tunestone.types import Grade, Grader, Prompt, Sample
 
 RESULTS = Path(__file__).parent / "results" / "sandbox.json"
-ROUNDS, GRADES, STEPS, TRAININGS = 5, 2_000, 4, 3
+ROUNDS, GRADES, STEPS, TRAININGS = 5, 2_000, 4, 1
 FUNCTION = "def reward(prompt, completion, row):\n    return 1.0\n"
 HANDLER = (
     "def lambda_handler(event, context):\n"
