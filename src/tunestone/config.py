@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tunestone.errors import ConfigError
 
 Reward = str | dict[str, Any]
+SandboxChoice = Literal["auto", "bubblewrap", "landlock", "none"]
 AlgorithmName = Literal["dapo", "grpo", "dr_grpo", "gspo", "cispo", "rloo"]
 
 
@@ -42,7 +43,7 @@ class TrainConfig(BaseModel):
     ready grader, or a table with `type` and its fields; see docs/rewards.md."""
     lenient_reward: Reward = ""
     """A second, more forgiving reward that is only reported, never trained on (same forms)."""
-    sandbox: Literal["auto", "bubblewrap", "landlock", "none"] = "auto"
+    sandbox: SandboxChoice = "auto"
     """What confines reward code and code that the model writes: `auto` takes the best there is and
     refuses to run when there is none; `none` trusts that code with all you may do yourself."""
 

@@ -69,12 +69,13 @@ def run_check(task: CheckTask, say: Callable[[str], None]) -> tuple[CheckReport,
     context = Context(folder=Path.cwd(), sandbox=config.sandbox)
     look = _Look(task, config, context, read_spec(config.reward, context), say)
     sections, plan = _check(look)
+    context.tell_sandbox(say)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     subject: dict[str, Json] = {
         "data": config.data,
         "reward": config.reward,
         "model": config.model,
-        **_sandbox(context, say),
+        **_sandbox(context),
         "version": tunestone.__version__,
         "time": now,
         "seconds": round(time.perf_counter() - start, 1),
@@ -165,10 +166,9 @@ def _load(path: str) -> list[Prompt]:
     return load_prompts(Path(path)) if path else []
 
 
-def _sandbox(context: Context, say: Callable[[str], None]) -> dict[str, Json]:
+def _sandbox(context: Context) -> dict[str, Json]:
     """What confines reward code here; nothing where nothing can, for then the reward needs none."""
     with suppress(SandboxError):
-        say(f"Sandbox for reward code: {context.mechanism.description}.")
         return {"sandbox": context.mechanism.description}
     return {}
 

@@ -4,10 +4,10 @@ import json
 import math
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,9 @@ from tunestone.cli.app import (
     console,
     say,
 )
-from tunestone.config import TrainConfig, parse_assignment, read_toml, resolve
+from tunestone.config import SandboxChoice, TrainConfig, parse_assignment, read_toml, resolve
 from tunestone.data import load_samples, write_rows
-from tunestone.errors import ConfigError, SandboxError
+from tunestone.errors import ConfigError
 from tunestone.rewards.grader import open_grader
 from tunestone.rewards.judges.agreement import measure_agreement, read_labelled, render_agreement
 from tunestone.rewards.spec import Context
@@ -30,7 +30,7 @@ from tunestone.types import Grade, Sample
 
 DataPath = Annotated[str, typer.Argument(help="JSONL file of prompts.")]
 SandboxName = Annotated[
-    Literal["auto", "bubblewrap", "landlock", "none"],
+    SandboxChoice,
     typer.Option("--sandbox", help="What confines reward code; none is no protection."),
 ]
 OutFile = Annotated[Path | None, typer.Option("--out", help="File to write, JSONL.")]
@@ -99,7 +99,7 @@ def grade(
     context = Context(Path.cwd(), sandbox=sandbox)
     with ExitStack() as stack:
         grader = open_grader(reward, context, stack)
-        _tell_sandbox(context)
+        context.tell_sandbox(_aside)
         start = time.perf_counter()
         grades = grader.grade(samples)
         seconds = time.perf_counter() - start
@@ -136,7 +136,7 @@ def agreement(
     context = Context(Path.cwd(), sandbox=sandbox)
     with ExitStack() as stack:
         grader = open_grader(reward, context, stack)
-        _tell_sandbox(context)
+        context.tell_sandbox(_aside)
         report = measure_agreement(
             grader, samples, labels, values=named, metric=metric or None, relative=relative
         )
@@ -158,9 +158,9 @@ def _label_value(text: str) -> tuple[str, float]:
     return name.strip(), value
 
 
-def _tell_sandbox(context: Context) -> None:
-    with suppress(SandboxError):  # then the reward needs none, or opening it had told
-        typer.echo(f"Sandbox for reward code: {context.mechanism.description}.", err=True)
+def _aside(message: str) -> None:
+    """On standard error: the grades may be piped elsewhere."""
+    typer.echo(message, err=True)
 
 
 def _settings(

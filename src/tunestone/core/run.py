@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from tunestone.core.model import BaseModel, load_base, with_adapter
 from tunestone.core.prepare import available_threads, load_heldout, open_sampler, prepare
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
-from tunestone.errors import ConfigError, RunError, SandboxError
+from tunestone.errors import ConfigError, RunError
 from tunestone.health import HealthWatch
 from tunestone.rewards.grader import fingerprint_reward, open_grader
 from tunestone.rewards.spec import Context
@@ -272,8 +272,7 @@ def _open_rewards(
         ),
         sha256=fingerprint_reward(config.reward, context),
     )
-    with suppress(SandboxError):  # then the reward needs none, or opening it had told
-        say(f"Sandbox for reward code: {context.mechanism.description}.")
+    context.tell_sandbox(say)
     return rewards
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunestone.rewards.sandbox import Outcome
-from tunestone.rewards.sandbox.pool import FailureKind
+from tunestone.rewards.sandbox.process import FailureKind
 from tunestone.rewards.spec import failed
 from tunestone.types import Grade, GradeFlag
 

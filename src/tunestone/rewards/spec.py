@@ -5,13 +5,15 @@ opened when it is used. Opening may start worker processes or connections; they 
 `ExitStack` they were opened on.
 """
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from tunestone.errors import SandboxError
 from tunestone.rewards.sandbox import Mechanism, choose_mechanism
 from tunestone.rewards.template import Template
 from tunestone.types import Grade, GradeFlag, Grader
@@ -41,6 +43,12 @@ class Context:
     def mechanism(self) -> Mechanism:
         """What confines it on this machine. Raises SandboxError when nothing can."""
         return choose_mechanism(self.sandbox)
+
+    def tell_sandbox(self, say: Callable[[str], None]) -> None:
+        """Say what confines reward code, once it is opened; nothing where nothing can: it would
+        have been refused if the reward needed it."""
+        with suppress(SandboxError):
+            say(f"Sandbox for reward code: {self.mechanism.description}.")
 
 
 class Spec(BaseModel):

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tunestone.errors import RewardError, SandboxError
 from tunestone.rewards.sandbox.mechanism import Mechanism
-from tunestone.rewards.sandbox.process import Lost, WorkerProcess
+from tunestone.rewards.sandbox.process import FailureKind, Lost, WorkerProcess
 from tunestone.rewards.sandbox.usage import find_greed, process_table
 
-FailureKind = Literal["", "raised", "row", "timeout", "memory", "killed", "output"]
 _WATCH_SECONDS = 0.05
 _ATTEMPTS = 2
 _MOST_AT_ONCE = 16

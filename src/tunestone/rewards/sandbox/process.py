@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tunestone.errors import RewardError, SandboxError
 from tunestone.rewards.sandbox.mechanism import Mechanism, python_folders, start_of
@@ -21,6 +21,7 @@ from tunestone.rewards.worker import channel, folders
 if TYPE_CHECKING:
     from tunestone.rewards.sandbox.pool import Limits, Program
 
+FailureKind = Literal["", "raised", "row", "timeout", "memory", "killed", "output"]
 _LOAD_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
 _FRAME_BYTES = 1 << 20  # of an answer, besides its value
@@ -32,7 +33,6 @@ _ANSWER: dict[str, type] = {
     "seconds": float,
     "printed": str,
 }
-_KINDS = ("raised", "row", "timeout", "memory", "killed", "output")
 _NO_FAILURE = {"message": "", "remedy": ""}
 
 
@@ -213,7 +213,7 @@ def _checked_answer(answer: Any) -> dict[str, Any]:
         raise ValueError("no answer of a worker")
     if any(not isinstance(value, _ANSWER[key]) for key, value in answer.items()):
         raise ValueError("an answer with values of wrong types")
-    if answer.get("kind", "raised") not in _KINDS:
+    if answer.get("kind", "raised") not in get_args(FailureKind)[1:]:  # the first is no failure
         raise ValueError("an answer of an unknown kind")
     return answer
 
