@@ -1,0 +1,1 @@
+"""The server: three dialects over the same jobs, models and files."""

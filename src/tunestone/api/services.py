@@ -1,0 +1,32 @@
+"""What handlers work with, opened once by the server."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunestone.generation import Engine
+from tunestone.jobs.settings import ServerSettings
+from tunestone.jobs.store import Store
+
+if TYPE_CHECKING:
+    from tunestone.jobs.names import BaseNames
+    from tunestone.jobs.objects import Objects
+    from tunestone.jobs.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The server's parts."""
+
+    settings: ServerSettings
+    folder: Path
+    """The data folder, absolute."""
+    store: Store
+    names: "BaseNames"
+    """What base models' names stand for."""
+    objects: "Objects"
+    """`s3://` addresses -> files, and back."""
+    jobs: "Supervisor"
+    """Runs the jobs; `wake()` after a change it should look at."""
+    engine: Engine
+    """Answers questions."""

@@ -1,0 +1,1 @@
+"""The engine: a process that answers with base, tuned and checkpoint models."""
