@@ -55,6 +55,11 @@ ADVICE = {
     "run_error": "Check the path with `tunestone runs`, or end the other process first.",
     "world_error": "Try again once the world is better; nothing has to be changed.",
     "download_error": "Check network, proxy and pip's index, or name a folder with `--model`.",
+    "model_not_found": "List the models, and ask one of these by its name.",
+    "model_not_ready": "Wait until the model or deployment is active, then ask again.",
+    "context_length_exceeded": "Shorten the messages, or ask for fewer tokens.",
+    "grammar_error": "Change the response format; the message says what cannot be enforced.",
+    "overloaded": "Ask again in a moment; clients of both services do so by themselves.",
     "diverged_error": "Start a new run with a lower `learning_rate`.",
     "storage_error": "Make room or allow writing, then continue the run with `--resume`.",
 }

@@ -3,7 +3,7 @@
 import pytest
 
 from tunestone.config import TrainConfig
-from tunestone.core.evaluate import Example, Scores, compare, refuse_failing, score
+from tunestone.core.evaluate import Example, Scores, answer, compare, refuse_failing, score
 from tunestone.errors import RewardError
 from tunestone.types import Completion, Grade, Prompt
 
@@ -36,7 +36,9 @@ def test_a_failed_grade_counts_as_the_worst() -> None:
     failed = scores(-4.0, -2.0, -1.0, None)
     assert failed.rewards == [-4.0, -2.0, -1.0, -4.0]
     assert failed.errors == 1
-    assert failed.graded_reward == -7 / 3  # among checkpoints only what was graded counts
+    fixed = Fixed(-4.0, -2.0, -1.0, None)
+    answered = answer(fixed, EXAMPLES, fixed, TrainConfig())
+    assert answered.graded_reward == -7 / 3  # among checkpoints only what was graded counts
     assert scores(1.0, 2.0, 0.5, None).rewards == [1.0, 2.0, 0.5, 0.0]
 
 

@@ -30,11 +30,17 @@ class TrainConfig(BaseModel):
     # --- what is trained, on what, for what
     model: str = "smollm2-135m"
     """Base model: a Hugging Face id, a local folder, or `smollm2-135m`, the embedded one."""
+    start_adapter: str = ""
+    """A PEFT adapter of `model` (folder) that training goes on from, such as the result of an
+    earlier run; `lora_rank` must be its rank. Empty: start from the model itself."""
     data: str = ""
     """Training prompts: a JSONL file in Bedrock's or OpenAI's shape. A recipe brings its own."""
     validation: str = ""
     """Held-out prompts (JSONL) that choose the best checkpoint. Empty: a tenth of `data`, at most
     64 rows, is split off."""
+    validation_rows: int | None = Field(default=None, ge=1)
+    """Validate on the first so many rows of `validation`, or split at most so many off `data`.
+    Empty: on all of them (OpenAI's `eval_samples`)."""
     test: str = ""
     """Held-out prompts (JSONL) on which base and tuned model are compared at the end. Empty: the
     validation prompts, and the report says that they chose the checkpoint too."""
@@ -72,6 +78,11 @@ class TrainConfig(BaseModel):
     """Draw from the k likeliest tokens only. 0 is off."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; they are not part of its text."""
+    response_format: dict[str, Any] | None = None
+    """OpenAI's `response_format`: {type = "json_schema", json_schema = {name, schema}} or {type =
+    "json_object"}. Completions are held to it token by token. Empty: any text."""
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    """Told to the model's chat template, which may make nothing of it. `default`: nothing told."""
     mask_truncated: bool = False
     """Leave completions that were cut off out of the loss (DAPO's overlong filtering)."""
     refill_limit: int = Field(default=0, ge=0, le=16)
@@ -122,6 +133,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "refill_limit replaces groups without signal, but with kl_coefficient > 0 those "
                 "groups do train. Set one of the two to 0."
+            )
+        if self.start_adapter and not self.lora_rank:
+            raise ValueError(
+                "start_adapter is an adapter, but with lora_rank = 0 every weight is trained. "
+                "Merge it into the model first (`tunestone export --merged`), and name that model."
             )
         for name in ("validation", "test"):
             if getattr(self, name) and getattr(self, name) == self.data:

@@ -8,8 +8,13 @@
     │   ├── RewardError                a reward that cannot be loaded, or fails too often
     │   ├── SandboxError               nothing on this machine can confine reward code
     │   ├── RunError                   a run folder that is missing, locked or not as expected
+    │   ├── UnknownModelError          no base, tuned model or deployment of that name
+    │   ├── ContextLengthError         a prompt and its answer outgrow the model's positions
+    │   ├── GrammarError               an answer's format that cannot be enforced
     │   └── DivergedError              the settings made the weights run away
     └── WorldError                     the world failed; trying again makes sense
+        ├── ModelNotReadyError         a model or deployment that cannot answer yet
+        ├── OverloadedError            too many questions are waiting already
         ├── DownloadError              no network, a broken download, a wrong checksum
         └── StorageError               the disk is full or a file cannot be written
 
@@ -84,6 +89,24 @@ class RunError(RequestError):
     code = "run_error"
 
 
+class UnknownModelError(RequestError):
+    """A model is asked by a name that no base, tuned model, checkpoint or deployment has."""
+
+    code = "model_not_found"
+
+
+class ContextLengthError(RequestError):
+    """A prompt and the longest answer asked for need more positions than the model has."""
+
+    code = "context_length_exceeded"
+
+
+class GrammarError(RequestError):
+    """A grammar or JSON schema that is none, or that asks for more than can be enforced."""
+
+    code = "grammar_error"
+
+
 class DivergedError(RequestError):
     """The gradient is no longer a number; the weights were not touched by it."""
 
@@ -94,6 +117,18 @@ class WorldError(TunestoneError):
     """The world failed: network or disk. Trying again makes sense. Exit status 3."""
 
     code = "world_error"
+
+
+class ModelNotReadyError(WorldError):
+    """A tuned model or a deployment that is being made; it will answer later."""
+
+    code = "model_not_ready"
+
+
+class OverloadedError(WorldError):
+    """More questions are waiting for an answer than the server keeps."""
+
+    code = "overloaded"
 
 
 class DownloadError(WorldError):

@@ -87,6 +87,9 @@ class Started:
     prompt_tokens: int
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     """Only with `echo`; the first token has none."""
+    thinking: bool = False
+    """Whether the chat template ended the prompt inside an open `<think>`: the answer then begins
+    with reasoning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ _COLLAPSED_ENTROPY = 0.02  # nats
 _LONGER, _MOSTLY_CUT = 3.0, 0.5
 _LOW_REWARD, _PLATEAU_STEPS, _PLATEAU_GAIN = 0.15, 20, 0.02
 _DIVERGED_GAP, _DIVERGED_FALL = 0.10, 0.05
+_SOLVED = 0.95
 
 Record = Mapping[str, Any]
 
@@ -37,6 +38,27 @@ def find_alerts(records: Sequence[Record]) -> list[Alert]:
         return []
     found = (_entropy(records), _length(records), _plateau(records), _divergence(records))
     return [alert for alert in found if alert is not None]
+
+
+def judge_base(rewards: Sequence[float]) -> Alert | None:
+    """A sign that the base's rewards on held-out prompts leave little to learn from, if any.
+
+    AWS: a base that earns nothing, or more than 95 % of what there is, is no base to start from.
+    """
+    mean, most = fmean(rewards), max(rewards)
+    if most <= 0:
+        return Alert(
+            "base_earns_nothing",
+            f"The base model earns nothing on {len(rewards)} held-out prompts. A reward that is "
+            "never earned cannot be learnt from: take easier prompts, or give partial credit.",
+        )
+    if min(rewards) >= 0 and most <= 1 and mean > _SOLVED:
+        return Alert(
+            "base_solves_it",
+            f"The base model earns {mean:.3f} of at most 1 already; hardly anything is left to "
+            "learn. Take harder prompts or a stricter reward.",
+        )
+    return None
 
 
 class HealthWatch:

@@ -5,6 +5,7 @@
     events.jsonl      what happened, one line each, with UTC time
     metrics.jsonl     one line per step
     samples.jsonl     every completion with its reward, advantage and the reason it ended
+    validation.jsonl  every answer to a validation prompt with its reward
     checkpoints/      see core/checkpoint.py
     adapter/          the result (a PEFT adapter, or the model when every weight was trained)
     base.json         what the base scored on the held-out prompts
@@ -12,8 +13,8 @@
     STOP              put this file there and the run ends cleanly after its step
     .lock             held by the process that trains
 
-Everything but weights is text. A resumed run first cuts metrics and samples back to the lengths its
-checkpoint remembers, so each step appears once.
+Everything but weights is text. A resumed run first cuts metrics, samples and validation back to the
+lengths its checkpoint remembers, so each step appears once.
 """
 
 import errno
@@ -39,6 +40,7 @@ class RunFolder:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.validation = path / "validation.jsonl"
         self.events = path / "events.jsonl"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
@@ -95,19 +97,23 @@ class RunFolder:
         """Whether someone put a STOP file here."""
         return (self.path / "STOP").exists()
 
+    @property
+    def _step_logs(self) -> tuple[Path, ...]:
+        return self.metrics, self.samples, self.validation
+
     def lengths(self) -> dict[str, int]:
         """Bytes of the step logs, for a checkpoint to remember."""
-        return {p.name: p.stat().st_size if p.exists() else 0 for p in (self.metrics, self.samples)}
+        return {p.name: p.stat().st_size if p.exists() else 0 for p in self._step_logs}
 
     def cut_back(self, lengths: Mapping[str, int]) -> None:
         """Shorten the step logs to what a checkpoint remembered."""
-        for log in (self.metrics, self.samples):
+        for log in self._step_logs:
             if log.exists():
                 os.truncate(log, min(log.stat().st_size, lengths.get(log.name, 0)))
 
     def drop_broken_lines(self) -> None:
         """Cut off last lines that a killed process left half-written."""
-        for log in (self.metrics, self.samples, self.events):
+        for log in (*self._step_logs, self.events):
             if log.exists():
                 whole, newline, _ = log.read_bytes().rpartition(b"\n")
                 os.truncate(log, len(whole) + len(newline))
@@ -142,7 +148,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     with storage_errors(folder):
         try:
             yield unfinished
-            for path in (*unfinished.iterdir(), unfinished):
+            for path in (*unfinished.rglob("*"), unfinished):
                 _flush(path)  # the rename must not reach the disk before the bytes do
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)

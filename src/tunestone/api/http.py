@@ -41,6 +41,8 @@ class Call:
     path: Mapping[str, str]
     """Decoded values of the path's `{names}`."""
     caller: Caller
+    request_id: str = ""
+    """Also in the answer's headers and in the log."""
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -62,6 +64,8 @@ class Route:
     """Pydantic model of the JSON body, for the OpenAPI description; None for Bedrock's own."""
     streams_upload: bool = False
     """Whether the body may be as large as an upload, and is read piece by piece."""
+    needs_key: bool = True
+    """Whether access is checked; only `/healthz` goes without."""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The command line, and the only place that wires the rooms together."""
 
-from tunestone.cli import rewards, training
+from tunestone.cli import rewards, run_job, serving, training
 from tunestone.cli.app import app, main
 
-__all__ = ["app", "main", "rewards", "training"]
+__all__ = ["app", "main", "rewards", "run_job", "serving", "training"]

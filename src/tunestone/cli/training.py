@@ -237,6 +237,7 @@ def _execute(run: RunFolder) -> None:
             hint = f"`tunestone train --resume {_near(run.path)}` continues it."
             print(f"Stopped. {hint}", file=sys.stderr)
             raise typer.Exit(130) from None
+    assert report is not None, "only a watch that leaves on request gets none"
     console.print()
     terminal.print_report(console, report)
     spent = sum(report["seconds"][phase] for phase in ("prepare", "base", "train", "tuned"))

@@ -1,14 +1,15 @@
 """Checkpoints that are whole or absent.
 
 A checkpoint is a folder `step-000010` with `tensors.safetensors` (trainable weights and optimizer
-moments) and `state.json` (the loop's state and the SHA-256 of the tensors). It is written under
-another name, flushed to disk, and renamed; loading checks the hash and takes the newest good one.
+moments), `state.json` (the loop's state and the SHA-256 of the tensors) and `adapter/`, the model
+of that step as others load it. It is written under another name, flushed to disk, and renamed;
+loading checks the hash and takes the newest good one.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch import Tensor
 from tunestone.runlog import replacing, unwritten
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
+RESULT = "adapter"
+"""Folder in a checkpoint: a PEFT adapter, or the whole model when every weight is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,22 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    save_result: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write checkpoint `step`. Raises StorageError, leaving earlier checkpoints as they were."""
+    """Write checkpoint `step`. Raises StorageError, leaving earlier checkpoints as they were.
+
+    `save_result` writes the model of that step into the folder it is given.
+    """
     with writing_weights(checkpoint_path(folder, step)) as work:
         work.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, work / _TENSORS)
+        if save_result is not None:
+            save_result(work / RESULT)
         record = {**state, "step": step, "tensors_sha256": _digest(work / _TENSORS)}
         (work / _STATE).write_text(json.dumps(record, indent=2), encoding="utf-8")
 

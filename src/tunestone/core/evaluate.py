@@ -6,16 +6,18 @@ accuracy (Wilson interval, Newcombe's for the difference, exact McNemar); for ot
 bootstrap and a permutation test are used.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunestone import stats
 from tunestone.config import TrainConfig
+from tunestone.core.constraint import answer_grammar
 from tunestone.core.model import BaseModel
 from tunestone.core.sampler import CompletionSampler, SamplingParams
 from tunestone.errors import RewardError
-from tunestone.types import Grade, Grader, Prompt, Sample
+from tunestone.types import Completion, Grade, Grader, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,24 @@ class Example:
 
     prompt: Prompt
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One greedy completion for each of a list of examples, with its grade."""
+
+    completions: list[Completion]
+    grades: list[Grade]
+
+    @property
+    def errors(self) -> int:
+        """How many could not be graded."""
+        return sum(grade.reward is None for grade in self.grades)
+
+    @property
+    def graded_reward(self) -> float:
+        """Mean over what was graded; for choosing among checkpoints of one run."""
+        return statistics.fmean(g.reward for g in self.grades if g.reward is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +75,19 @@ class Scores:
         """Mean over all examples."""
         return sum(self.rewards) / len(self.rewards)
 
-    @property
-    def graded_reward(self) -> float:
-        """Mean over the examples that were graded; for choosing among checkpoints of one run."""
-        failed = set(self.failed)
-        graded = [reward for i, reward in enumerate(self.rewards) if i not in failed]
-        return sum(graded) / len(graded)
-
 
 def encode_prompts(
-    base: BaseModel, prompts: Sequence[Prompt], *, longest: int
+    base: BaseModel,
+    prompts: Sequence[Prompt],
+    *,
+    longest: int,
+    template: Mapping[str, Any] | None = None,
 ) -> tuple[list[Example], int]:
-    """Examples of at most `longest` tokens, and how many prompts were too long."""
-    examples = [Example(prompt, tuple(base.encode(prompt))) for prompt in prompts]
+    """Examples of at most `longest` tokens, and how many prompts were too long.
+
+    `template`: further variables of the chat template.
+    """
+    examples = [Example(prompt, tuple(base.encode(prompt, template))) for prompt in prompts]
     short = [example for example in examples if len(example.tokens) <= longest]
     return short, len(examples) - len(short)
 
@@ -81,15 +101,9 @@ def score(
     lenient_grader: Grader | None = None,
 ) -> Scores:
     """Greedy completions of `examples`, graded. Raises RewardError when most grades fail."""
-    params = SamplingParams(config.max_completion_tokens, temperature=0.0, stop=config.stop)
-    groups = sampler.sample([example.tokens for example in examples], 1, params)
-    completions = [completion for (completion,) in groups]
-    samples = [
-        Sample(example.prompt, completion.text, completion.finish_reason == "length")
-        for example, completion in zip(examples, completions, strict=True)
-    ]
-    grades = grader.grade(samples)
-    refuse_failing(grades)
+    answered = answer(sampler, examples, grader, config)
+    completions, grades = answered.completions, answered.grades
+    samples = _samples(examples, completions)
     lenient_grades = lenient_grader.grade(samples) if lenient_grader is not None else []
     refuse_failing(lenient_grades)
     return Scores(
@@ -100,6 +114,30 @@ def score(
         failed=[i for i, grade in enumerate(grades) if grade.reward is None],
         lenient_errors=sum(grade.reward is None for grade in lenient_grades),
     )
+
+
+def answer(
+    sampler: CompletionSampler, examples: Sequence[Example], grader: Grader, config: TrainConfig
+) -> Answered:
+    """Greedy completions of `examples`, graded. Raises RewardError when most grades fail."""
+    params = SamplingParams(
+        config.max_completion_tokens,
+        temperature=0.0,
+        stop=config.stop,
+        grammar=answer_grammar(config.response_format),
+    )
+    groups = sampler.sample([example.tokens for example in examples], 1, params)
+    completions = [completion for (completion,) in groups]
+    grades = grader.grade(_samples(examples, completions))
+    refuse_failing(grades)
+    return Answered(completions, grades)
+
+
+def _samples(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Sample]:
+    return [
+        Sample(example.prompt, completion.text, completion.finish_reason == "length")
+        for example, completion in zip(examples, completions, strict=True)
+    ]
 
 
 def refuse_failing(grades: Sequence[Grade]) -> None:

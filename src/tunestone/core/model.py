@@ -9,7 +9,7 @@ trained ones fp32.
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, load_peft_weights
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -47,9 +47,10 @@ class BaseModel:
         device: torch.device = next(self.network.parameters()).device
         return device
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, template: Mapping[str, Any] | None = None) -> list[int]:
         """Token ids of a prompt under the chat template, ready for the assistant's turn.
 
+        `template`: further variables of the template, such as `reasoning_effort`.
         Raises DataError with file and line when the template refuses the roles or their order.
         """
         try:
@@ -58,6 +59,7 @@ class BaseModel:
                 tools=[dict(tool) for tool in prompt.tools] or None,
                 add_generation_prompt=True,
                 tokenize=False,
+                **(template or {}),
             )
         except TemplateError as error:
             raise DataError(
@@ -195,6 +197,31 @@ class Policy:
         if own.keys() != weights.keys():
             raise ModelError("The saved weights belong to another model or LoRA rank.")
         for name, parameter in own.items():
+            parameter.copy_(weights[name])
+        self.refresh()
+
+    @torch.no_grad()
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a saved PEFT adapter of the same base, rank and layers.
+
+        Raises ModelError when they do not fit.
+        """
+        try:
+            rank = PeftConfig.from_pretrained(str(folder)).r
+            weights = load_peft_weights(str(folder), device="cpu")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"'{folder}' is no PEFT adapter: {error}") from error
+        if rank != self.lora_rank:
+            raise ModelError(
+                f"The adapter '{folder}' has rank {rank}, lora_rank is {self.lora_rank}.",
+                remedy=f"Set lora_rank = {rank}, so that training can go on from it.",
+            )
+        shapes = {name.replace(".default", ""): p for name, p in self.trainable.items()}
+        if {n: p.shape for n, p in shapes.items()} != {n: w.shape for n, w in weights.items()}:
+            raise ModelError(
+                f"The adapter '{folder}' sits on other layers than those of '{self.base.location}'."
+            )
+        for name, parameter in shapes.items():
             parameter.copy_(weights[name])
         self.refresh()
 

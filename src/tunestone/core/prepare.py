@@ -13,6 +13,7 @@ import torch
 
 from tunestone.config import TrainConfig
 from tunestone.core.attention import TreeUnsupportedError
+from tunestone.core.constraint import answer_grammar
 from tunestone.core.evaluate import Example, encode_prompts
 from tunestone.core.learner import Group, Learner
 from tunestone.core.logprobs import rows_logprobs, tolerance
@@ -59,6 +60,8 @@ def prepare(
         seed=config.seed,
         with_reference=config.kl_coefficient > 0,
     )
+    if config.start_adapter:
+        policy.start_from(Path(config.start_adapter))
     learner = Learner(policy, config)
     sampler, why = _choose_for_training(policy, learner, validation[0], config)
     if why:
@@ -88,6 +91,15 @@ def load_heldout(
     if config.validation and Path(config.validation) != path:
         _refuse_overlap(load_prompts(Path(config.validation)), prompts, str(path), "validation")
     return _encode(base, prompts, config, say, name=path.name)
+
+
+def template_variables(config: TrainConfig) -> dict[str, Any]:
+    """What the chat template is told beside the messages; an enforced form leaves no room for
+    reasoning."""
+    if config.reasoning_effort == "default":
+        return {"enable_thinking": False} if answer_grammar(config.response_format) else {}
+    thinks = answer_grammar(config.response_format) is None
+    return {"reasoning_effort": config.reasoning_effort, "enable_thinking": thinks}
 
 
 def open_sampler(base: BaseModel, *, longest: int) -> CompletionSampler:
@@ -127,14 +139,14 @@ def split(config: TrainConfig, say: Callable[[str], None]) -> tuple[list[Prompt]
     if config.validation:
         heldout = load_prompts(Path(config.validation))
         _refuse_overlap(prompts, heldout, config.validation, "training")
-        return prompts, heldout
+        return prompts, heldout[: config.validation_rows]
     if len(prompts) < 2:
         raise DataError(
             "one row cannot be split into training and validation.",
             path=config.data,
             remedy="Add rows, or name a validation file.",
         )
-    count = max(1, min(_VALIDATION_ROWS, len(prompts) // 10))
+    count = max(1, min(config.validation_rows or _VALIDATION_ROWS, len(prompts) // 10))
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(config.seed))
     chosen = set(order[:count].tolist())
     heldout = [prompt for i, prompt in enumerate(prompts) if i in chosen]
@@ -173,7 +185,9 @@ def _encode(
     *,
     name: str,
 ) -> list[Example]:
-    examples, dropped = encode_prompts(base, prompts, longest=config.max_prompt_tokens)
+    examples, dropped = encode_prompts(
+        base, prompts, longest=config.max_prompt_tokens, template=template_variables(config)
+    )
     if dropped:
         say(
             f"{dropped} of {len(prompts)} {name} prompts are longer than max_prompt_tokens = "

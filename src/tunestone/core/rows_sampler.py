@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tunestone.core.constraint import GrammarProcessor, LazyGrammars
 from tunestone.core.logprobs import padded_logits
 from tunestone.core.model import BaseModel
 from tunestone.core.sampler import SamplingParams, cut_at_stop, distribution
@@ -21,6 +22,7 @@ class RowsSampler:
     def __init__(self, network: Any, base: BaseModel) -> None:
         self._network = network
         self._base = base
+        self._grammars = LazyGrammars(base)
 
     @torch.inference_mode()
     def sample(
@@ -52,6 +54,7 @@ class RowsSampler:
                 "top_k": params.top_k,
             }
         )
+        constraint = self._grammars.constrain(params.grammar, group_size)
         output_BT = self._network.generate(
             torch.tensor([prompt_T] * group_size, device=self._base.device),
             max_new_tokens=params.max_tokens,
@@ -61,6 +64,7 @@ class RowsSampler:
             repetition_penalty=1.0,  # or the model's own default would bend the distribution
             stop_strings=list(params.stop) or None,
             tokenizer=self._base.tokenizer,
+            logits_processor=[GrammarProcessor(constraint, len(prompt_T), self._base.end_tokens)],
             **settings,
         )
         drawn = [self._until_end(row[len(prompt_T) :], params) for row in output_BT.tolist()]

@@ -53,6 +53,8 @@ class Watch:
     measured: Callable[[str, Scores], None]
     step: Callable[[Mapping[str, Any]], None]
     stop_requested: Callable[[], bool]
+    leave_on_request: bool = False
+    """A stop on request leaves a checkpoint and neither result nor report, which is quick."""
 
 
 def create(
@@ -107,8 +109,10 @@ def _absolute(config: TrainConfig) -> dict[str, str]:
     """Settings that name files, as absolute paths: a run can be resumed from any folder."""
     values = {name: getattr(config, name) for name in _FILES if getattr(config, name)}
     absolute = {name: str(Path(value).resolve()) for name, value in values.items()}
-    if Path(config.model).is_dir():
-        absolute["model"] = str(Path(config.model).resolve())
+    for name in ("model", "start_adapter"):
+        folder = getattr(config, name)
+        if folder and Path(folder).is_dir():
+            absolute[name] = str(Path(folder).resolve())
     return absolute
 
 
@@ -126,8 +130,11 @@ def _write_splits(
     return {key: str(folder / f"{name}.jsonl") for name, key in keys.items() if name in splits}
 
 
-def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
-    """Train the run to its end (from its newest checkpoint) and return its report."""
+def execute(run: RunFolder, watch: Watch) -> dict[str, Any] | None:
+    """Train the run to its end (from its newest checkpoint) and return its report.
+
+    None when it was left on request (`Watch.leave_on_request`).
+    """
     with run.locked(), ExitStack() as stack:
         record, config = run.config(), run_config(run)
         _refuse_changed_files(record)
@@ -144,9 +151,16 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any]:
         with clock("base"):
             base = _base_scores(run, trainer, heldout, rewards.lenient)
         watch.measured("base", base)
+        if watch.leave_on_request and watch.stop_requested():
+            return None
         with clock("train"):
-            step = _watching_health(run, watch)
-            state = trainer.train(watch=step, stop_requested=watch.stop_requested)
+            state = trainer.train(
+                watch=_watching_health(run, watch),
+                stop_requested=watch.stop_requested,
+                leave_on_request=watch.leave_on_request,
+            )
+        if watch.leave_on_request and state.stopped_on_request:
+            return None
         with clock("tuned"):
             tuned = score(
                 trainer.sampler, heldout, rewards.grader, config, lenient_grader=rewards.lenient

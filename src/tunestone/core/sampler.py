@@ -10,7 +10,7 @@ Randomness is one uniform number per row and position, made from the seed alone:
 depends neither on which rows share its batch nor on when they leave.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunestone.core.attention import TreePlan
+from tunestone.core.constraint import LazyGrammars
 from tunestone.core.model import BaseModel, tree_attention
 from tunestone.core.tree import TokenTree, build_tree, common_prefix
 from tunestone.types import Completion, FinishReason
@@ -36,6 +37,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    grammar: Mapping[str, Any] | None = None
+    """What each completion must be, as `core/grammar.py` takes it; None is any text."""
 
 
 class CompletionSampler(Protocol):
@@ -184,6 +187,7 @@ class Sampler:
     def __init__(self, network: nn.Module, base: BaseModel) -> None:
         self._network = network
         self._base = base
+        self._grammars = LazyGrammars(base)
 
     @torch.inference_mode()
     def sample(
@@ -223,12 +227,15 @@ class Sampler:
         device = logits_PV.device
         uniforms_BT = uniforms_BT.to(device)
         living = torch.arange(len(rows), device=device)
+        constraint = self._grammars.constrain(params.grammar, len(rows))
         logits_BV = logits_PV.repeat_interleave(group_size, dim=0)
         positions_B = positions_P.repeat_interleave(group_size)
         for t in range(params.max_tokens):
+            allowed_BV = constraint.mask(logits_BV, living.tolist())
             tokens_B, logprobs_B, entropies_B = draw_tokens(
-                logits_BV, uniforms_BT[living, t], params
+                logits_BV, uniforms_BT[living, t], params, allowed_BV
             )
+            constraint.accept(living.tolist(), tokens_B.tolist())
             drawn = [rows[b] for b in living.tolist()]
             self._extend(drawn, tokens_B, logprobs_B, entropies_B, params)
             going = torch.tensor(
@@ -318,25 +325,36 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
 
 
 def draw_tokens(
-    logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    params: SamplingParams,
+    constrained_BV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Token, its log-probability, and the entropy of the distribution, each [B].
 
     Drawn by inverting the cumulative distribution at one uniform number per row. Log-probability
-    and entropy are those of the whole distribution at the temperature, before top_k and top_p.
+    and entropy are those of the whole distribution at the temperature, before top_k, top_p and
+    the grammar. `constrained_BV` are the logits with -inf where the grammar forbids a token.
     """
     logprobs_BV, probabilities_BV, entropies_B = distribution(logits_BV, params.temperature)
+    if constrained_BV is not None:
+        probabilities_BV = distribution(constrained_BV, params.temperature)[1]
     if params.temperature == 0.0:
-        tokens_B = logits_BV.argmax(dim=-1)
+        tokens_B = (logits_BV if constrained_BV is None else constrained_BV).argmax(dim=-1)
     else:
         allowed_BV = truncate(probabilities_BV, params.top_k, params.top_p)
-        cumulative_BV = allowed_BV.cumsum(dim=-1)
-        # Scaled by the true total, so that rounding can never point past the last allowed token.
-        points_B = uniforms_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1]
-        tokens_B = torch.searchsorted(cumulative_BV, points_B[:, None], right=True)[:, 0]
-        last_B = logits_BV.shape[-1] - 1 - allowed_BV.flip(-1).ne(0).int().argmax(dim=-1)
-        tokens_B = torch.minimum(tokens_B, last_B)
+        tokens_B = pick(allowed_BV, uniforms_B)
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0], entropies_B
+
+
+def pick(allowed_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """Tokens [B]: where the running sums of `allowed_BV`, not scaled, pass the uniform numbers."""
+    cumulative_BV = allowed_BV.cumsum(dim=-1)
+    # Scaled by the true total, so that rounding can never point past the last allowed token.
+    points_B = uniforms_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1]
+    tokens_B = torch.searchsorted(cumulative_BV, points_B[:, None], right=True)[:, 0]
+    last_B = allowed_BV.shape[-1] - 1 - allowed_BV.flip(-1).ne(0).int().argmax(dim=-1)
+    return torch.minimum(tokens_B, last_B)
 
 
 def distribution(logits_BV: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

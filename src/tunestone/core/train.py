@@ -6,9 +6,7 @@ checkpoint repeats the lost steps exactly and ends with the same bits.
 """
 
 import math
-import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,17 +23,27 @@ from tunestone.core.checkpoint import (
     save_checkpoint,
     writing_weights,
 )
-from tunestone.core.evaluate import Example, refuse_failing, score
+from tunestone.core.constraint import answer_grammar
+from tunestone.core.evaluate import Example, answer, refuse_failing
 from tunestone.core.learner import Group, Learner
 from tunestone.core.loss import ALGORITHMS
 from tunestone.core.model import Policy
+from tunestone.core.records import (
+    Graded,
+    describe,
+    describe_validation,
+    sample_records,
+    validation_records,
+)
 from tunestone.core.sampler import CompletionSampler, SamplingParams
 from tunestone.errors import RewardError
 from tunestone.runlog import RunFolder, append_lines
-from tunestone.types import Completion, Grade, Grader, Sample
+from tunestone.types import Grader, Sample
 
 _ORDER, _DRAW = 1, 2  # purposes of random numbers, part of every seed
 _ON_REQUEST = "stop requested"
+_BEST = 3
+"""Checkpoints that are kept besides the last, by validation reward (as OpenAI's service does)."""
 
 
 @dataclass(slots=True)
@@ -47,25 +55,17 @@ class LoopState:
     """Prompts taken from the endless shuffled stream so far."""
     best_step: int = 0
     best_reward: float = -math.inf
+    ranking: list[tuple[int, float]] = field(default_factory=list)
+    """Steps with their validation rewards, the best three, best first; not the untrained base."""
     stale: int = 0
     """Validations since the best one."""
     stopped: str = ""
     """Why the run ended before its last step."""
 
-
-@dataclass(slots=True)
-class Graded:
-    """One prompt's completions with their grades."""
-
-    example: Example
-    completions_G: list[Completion]
-    grades_G: list[Grade] = field(default_factory=list)
-    advantages_G: list[float | None] = field(default_factory=list)
-
     @property
-    def has_signal(self) -> bool:
-        """Whether its completions earned different rewards."""
-        return any(self.advantages_G)
+    def stopped_on_request(self) -> bool:
+        """Whether someone asked for the end, so that the run may go on later."""
+        return self.stopped == _ON_REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,12 @@ class Trainer:
         *,
         watch: Callable[[Mapping[str, Any]], None],
         stop_requested: Callable[[], bool],
+        leave_on_request: bool = False,
     ) -> LoopState:
-        """Run to the end and leave the best weights in the policy; returns the final state."""
+        """Run to the end and leave the best weights in the policy; returns the final state.
+
+        `leave_on_request`: a stop on request leaves a checkpoint and nothing else, which is quick.
+        """
         state = self._restore()
         while state.step < self.steps and not state.stopped:
             state.step += 1
@@ -119,6 +123,8 @@ class Trainer:
             watch(self._log(state, graded_P, learned, clock))
             if self._is_evaluation(state.step) or state.stopped:
                 self._save(state)
+        if leave_on_request and state.stopped_on_request:
+            return state
         return self._finish(state)
 
     def _sample(self, state: LoopState, count: int, attempt: int) -> list[Graded]:
@@ -176,7 +182,7 @@ class Trainer:
                 for grade, advantage in zip(graded.grades_G, advantages_G, strict=True)
             ]
 
-    def _learn(self, state: LoopState, graded_P: Sequence[Graded]) -> dict[str, float]:
+    def _learn(self, state: LoopState, graded_P: Sequence[Graded]) -> dict[str, Any]:
         # With refilling the batch is the groups with signal; without, all groups share the loss.
         chosen = [x for x in graded_P if x.has_signal or not self.config.refill_limit]
         groups = [Group(list(x.example.tokens), x.completions_G, x.advantages_G) for x in chosen]
@@ -186,23 +192,32 @@ class Trainer:
     def _is_evaluation(self, step: int) -> bool:
         return step % self.eval_every == 0 or step == self.steps
 
-    def _validate(self, state: LoopState) -> dict[str, float]:
+    def _validate(self, state: LoopState) -> dict[str, Any]:
         """Greedy mean reward on the validation prompts; remembers the best and when to give up."""
-        scores = score(self.sampler, self.validation, self.grader, self.config)
-        reward = scores.graded_reward
+        answered = answer(self.sampler, self.validation, self.grader, self.config)
+        records = validation_records(state.step, self.validation, answered)
+        append_lines(self.run.validation, list(records))
+        reward = answered.graded_reward
+        if state.step:
+            ranking = [*state.ranking, (state.step, reward)]
+            state.ranking = sorted(ranking, key=lambda entry: -entry[1])[:_BEST]
         if reward > state.best_reward:
             state.best_reward, state.best_step, state.stale = reward, state.step, 0
         else:
             state.stale += 1
         if self.config.patience and state.stale >= self.config.patience:
             state.stopped = f"no better validation reward in {state.stale} validations"
-        return {"validation_reward": reward, "validation_errors": scores.errors}
+        return {
+            "validation_reward": reward,
+            "validation_errors": answered.errors,
+            **describe_validation(answered),
+        }
 
     def _log(
         self,
         state: LoopState,
         graded_P: Sequence[Graded],
-        learned: Mapping[str, float],
+        learned: Mapping[str, Any],
         clock: "Stopwatch",
     ) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -226,8 +241,12 @@ class Trainer:
             "log_lengths": self.run.lengths(),
             "reward_sha256": self.reward_sha256,
         }
-        save_checkpoint(self.run.checkpoints, state.step, tensors, record)
-        keep_only(self.run.checkpoints, {state.step, state.best_step})
+        result = self.policy.save if state.step else None  # step 0 is the base, or where it starts
+        save_checkpoint(self.run.checkpoints, state.step, tensors, record, save_result=result)
+        ranked = [step for step, _ in state.ranking]
+        keep_only(self.run.checkpoints, {state.step, state.best_step, *ranked})
+        if state.step:
+            self.run.event("checkpoint", f"Checkpoint of step {state.step}.", step=state.step)
 
     def _restore(self) -> LoopState:
         """State of the newest good checkpoint, or of the beginning."""
@@ -242,11 +261,12 @@ class Trainer:
         self.run.cut_back(found.state["log_lengths"])
         self.run.event("resumed", f"Continuing after step {found.step}.", step=found.step)
         state = LoopState(**found.state["loop"])
-        if state.stopped == _ON_REQUEST:  # to resume takes that request back; early stopping stands
+        if state.stopped_on_request:  # to resume takes that request back; early stopping stands
             state.stopped = ""
         if found.state["reward_sha256"] != self.reward_sha256:
             self.run.event("reward_changed", "The reward was edited; the best is sought anew.")
             state.best_reward, state.best_step, state.stale = -math.inf, state.step, 0
+            state.ranking = []
         return state
 
     def _validate_base(self, state: LoopState) -> None:
@@ -258,7 +278,7 @@ class Trainer:
 
     def _finish(self, state: LoopState) -> LoopState:
         """Put the best weights into the policy and write the result."""
-        if state.stopped == _ON_REQUEST and not self._is_evaluation(state.step):
+        if state.stopped_on_request and not self._is_evaluation(state.step):
             # Only for this result: the saved state is untouched, so a resumed run keeps its bits.
             state = replace(state)
             self._validate(state)
@@ -306,75 +326,5 @@ def sampling_params(config: TrainConfig) -> SamplingParams:
         top_p=config.top_p,
         top_k=config.top_k,
         stop=config.stop,
+        grammar=answer_grammar(config.response_format),
     )
-
-
-def describe(graded_P: Sequence[Graded]) -> dict[str, Any]:
-    """Metrics of a step's completions; reward statistics leave out failed grades.
-
-    At least half of the grades are good: a step with fewer has been refused.
-    """
-    completions = [c for graded in graded_P for c in graded.completions_G]
-    grades = [g for graded in graded_P for g in graded.grades_G]
-    rewards = [g.reward for g in grades if g.reward is not None]
-    lengths = [len(c.tokens) for c in completions]
-    entropies = [e for c in completions for e in c.entropies]
-    return {
-        "reward_mean": statistics.fmean(rewards),
-        "reward_std": statistics.pstdev(rewards),
-        "reward_min": min(rewards),
-        "reward_max": max(rewards),
-        "groups": len(graded_P),
-        "signal_share": sum(graded.has_signal for graded in graded_P) / len(graded_P),
-        "grade_errors": len(grades) - len(rewards),
-        **describe_grades(grades),
-        "completions": len(completions),
-        "completion_tokens": sum(lengths),
-        "length_mean": statistics.fmean(lengths),
-        "length_max": max(lengths),
-        "truncated_share": sum(c.finish_reason == "length" for c in completions) / len(completions),
-        "entropy": statistics.fmean(entropies),
-    }
-
-
-def describe_grades(grades: Sequence[Grade]) -> dict[str, Any]:
-    """Series about the grading itself: sub-scores, kinds of errors, latency, tokens of judges."""
-    seconds = sorted(grade.seconds for grade in grades)
-    names = sorted({name for grade in grades for name in grade.metrics})
-    flags = Counter(flag for grade in grades for flag in grade.flags)
-    tokens: Counter[str] = Counter()
-    for grade in grades:
-        for used in grade.tokens.values():
-            tokens.update(used)
-    return {
-        "scores": {
-            name: statistics.fmean(g.metrics[name] for g in grades if name in g.metrics)
-            for name in names
-        },
-        "error_kinds": dict(flags),
-        "grade_seconds_p50": seconds[len(seconds) // 2],
-        "grade_seconds_max": seconds[-1],
-        "grade_retries": sum(grade.attempts - 1 for grade in grades),
-        "judge_tokens": dict(tokens),
-    }
-
-
-def sample_records(step: int, graded_P: Sequence[Graded]) -> Iterator[dict[str, Any]]:
-    """Lines of samples.jsonl."""
-    for graded in graded_P:
-        members = zip(graded.completions_G, graded.grades_G, graded.advantages_G, strict=True)
-        for index, (completion, grade, advantage) in enumerate(members):
-            yield {
-                "step": step,
-                "prompt_id": graded.example.prompt.id,
-                "index": index,
-                "text": completion.text,
-                "reward": grade.reward,
-                "advantage": advantage,
-                "finish_reason": completion.finish_reason,
-                "error": grade.error,
-                "flags": list(grade.flags),
-                "metrics": dict(grade.metrics),
-                "tokens": list(completion.tokens),
-                "logprobs": [round(value, 5) for value in completion.logprobs],
-            }

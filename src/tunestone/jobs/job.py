@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from tunestone.errors import RequestError
 from tunestone.jobs.store import now
-from tunestone.jobs.tables import Job
+from tunestone.jobs.tables import Change, Job
 
 State = Literal["validating", "queued", "running", "paused", "succeeded", "failed", "stopped"]
 MOVES: dict[State, frozenset[State]] = {
@@ -111,3 +111,9 @@ def move(session: Session, job_id: str, to: State, **changes: Any) -> None:
         job = session.get(Job, job_id, populate_existing=True)
         state = job.state if job else "unknown"
         raise StateError(f"The job is {state}; it cannot become {to}.")
+    note_change(session, job_id, to)
+
+
+def note_change(session: Session, job_id: str, state: str) -> None:
+    """Have the receivers of notifications told of it, if and only if the transaction holds."""
+    session.add(Change(job_id=job_id, state=state, created_at=now()))

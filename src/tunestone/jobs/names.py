@@ -18,6 +18,8 @@ KNOWN = (
 """Names of the services' own base models."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _ALIAS = re.compile(r"[A-Za-z0-9][\w.:-]{0,127}")
+_ARN_PART = re.compile(r"[a-z0-9-]{1,63}\.[a-z0-9-]{2,63}(:[a-z0-9-]{1,63}){0,2}")
+_OURS = "tunestone."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class BaseNames:
         Raises ModelError when it is no name of a base model, or there is a table without it. A path
         of a folder is none: only the server's own table may point into the file system.
         """
-        bare = name.rpartition("foundation-model/")[2]
+        bare = self._from_arn_part(name.rpartition("foundation-model/")[2])
         alias = self._aliases.get(bare) or self._aliases.get(_plain(bare))
         if alias is not None:
             note = "" if alias.source == bare else f"{bare} stands for {alias.source} here."
@@ -70,9 +72,24 @@ class BaseNames:
         )
         return BaseName(bare, EMBEDDED, {}, note)
 
+    def _from_arn_part(self, bare: str) -> str:
+        if not bare.startswith(_OURS):
+            return bare
+        return next((name for name in self.listed() if arn_part(name) == bare), bare)
+
     def listed(self) -> list[str]:
         """Names to show in lists of models."""
         return sorted({*(self._aliases or KNOWN), EMBEDDED})
+
+
+def arn_part(name: str) -> str:
+    """A base model's name as Bedrock's ARNs take it: `provider.model`, with versions behind it.
+
+    One that does not look so, such as the embedded model's, gets `tunestone` as its provider.
+    """
+    if _ARN_PART.fullmatch(name):
+        return name
+    return _OURS + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].ljust(2, "-")
 
 
 def _plain(name: str) -> str:

@@ -48,6 +48,11 @@ class ServerSettings(_Record):
     """Whether S3, STS, IAM and Lambda are answered too, for AWS's notebooks (extra `aws`)."""
     require_keys: bool = False
     """Whether a key is needed on a loopback address too. Once a key was made it always is."""
+    tls_certificate: Path | None = None
+    """PEM file of a certificate (with its chain), to serve HTTPS: boto3 sends bearer keys only over
+    it. None: plain HTTP."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's key, unless that holds it too."""
     region: str = "us-east-1"
     """Region in ARNs where a request does not name one by its signature."""
     account: str = Field(default="123456789012", pattern=r"^[0-9]{12}$")

@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session, sessionmaker
 
+from tunestone.errors import ConfigError, WorldError
 from tunestone.jobs.tables import Base
 
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -24,15 +26,38 @@ class Store:
     """The server's memory."""
 
     def __init__(self, url: str) -> None:
-        """`url` as SQLAlchemy takes it, such as `sqlite:////folder/tunestone.db`."""
-        self.engine: Engine = create_engine(url, pool_pre_ping=True)
+        """`url` as SQLAlchemy takes it, such as `sqlite:////folder/tunestone.db`.
+
+        Raises ConfigError when it is none, or its driver is not installed.
+        """
+        parsed = _parse(url)
+        self._shown_url = parsed.render_as_string(hide_password=True)
+        try:
+            self.engine: Engine = create_engine(
+                parsed, pool_pre_ping=True, pool_size=10, max_overflow=40
+            )
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"The database {self._shown_url} needs the package {error.name}.",
+                remedy="Install it: pip install 'tunestone[postgres]'.",
+            ) from None
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     def migrate(self) -> None:
-        """Bring the tables up to date."""
-        Base.metadata.create_all(self.engine)
+        """Bring the tables up to date.
+
+        Raises ConfigError when a newer version wrote them, WorldError when there is no database.
+        """
+        try:
+            Base.metadata.create_all(self.engine)
+        except DatabaseError as error:
+            reason = str(error.orig).strip().partition("\n")[0]
+            raise WorldError(
+                f"The database {self._shown_url} cannot be used: {reason}",
+                remedy="Check that it runs and that the URL, user and rights are right.",
+            ) from error
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -61,6 +86,23 @@ def new_id() -> str:
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError(
+            "The setting 'database' is no URL of a database.",
+            remedy="Write it as postgresql+psycopg://user:password@host/name.",
+        ) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
+        raise ConfigError(
+            f"There is no support for {parsed.get_backend_name()}.", remedy="Use PostgreSQL."
+        )
+    return parsed
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

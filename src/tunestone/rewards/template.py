@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, Self, final
 
 from tunestone.errors import RewardError
+from tunestone.tool_calls import parse_tool_calls
 from tunestone.types import GradeFlag, Sample
 
 NAMESPACES = ("item", "sample")
@@ -138,7 +139,7 @@ def sample_view(sample: Sample) -> Mapping[str, Any]:
     """The namespace `sample`, each variable worked out when it is first asked for.
 
     `output_text`: the answer. `output_json`: the answer parsed as JSON, also out of a code fence.
-    `output_tools`: its `<tool_call>` blocks (as Hermes and Qwen write them) in the shape of chat
+    `output_tools`: its tool calls, in any form that `tool_calls.py` reads, in the shape of chat
     `tool_calls`, arguments as a JSON string. `choices`: the answer as one choice of a chat
     completion. The first three may raise SampleParseError when they are taken.
     """
@@ -174,8 +175,22 @@ def _output_json(sample: Sample) -> Any:
 
 
 def _output_tools(sample: Sample) -> list[dict[str, Any]]:
-    calls = []
-    for index, block in enumerate(sample.text.split("<tool_call>")[1:]):
+    _, calls = parse_tool_calls(sample.text, sample.prompt.tools)
+    if len(calls) < sample.text.count("<tool_call>"):
+        _refuse_broken_calls(sample.text)
+    return [
+        {
+            "id": f"call_{index}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_json},
+        }
+        for index, call in enumerate(calls)
+    ]
+
+
+def _refuse_broken_calls(text: str) -> None:
+    """Say what is wrong with the first `<tool_call>` block that is none."""
+    for index, block in enumerate(text.split("<tool_call>")[1:]):
         body, closing, _ = block.partition("</tool_call>")
         what = f"sample.output_tools: tool call {index}"
         if not closing:
@@ -183,10 +198,6 @@ def _output_tools(sample: Sample) -> list[dict[str, Any]]:
         call = _parse_json(body, what)
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             raise SampleParseError(f"{what} is no JSON object with a `name`")
-        arguments = call.get("arguments", {})
-        function = {"name": call["name"], "arguments": _write(arguments)}
-        calls.append({"id": f"call_{index}", "type": "function", "function": function})
-    return calls
 
 
 def _choices(sample: Sample) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ print at every call; both escaped, which makes some texts longer."""
 _ARN = re.compile(
     r"arn:aws[a-z-]*:lambda:[a-z0-9-]+:[0-9]{12}:function:[A-Za-z0-9_-]+(:[A-Za-z0-9$_-]+)?"
 )
-_LOCAL_ONLY = ("handler", "memory_mib", "network", "environment")
+_LOCAL_ONLY = ("handler", "memory_mib", "network", "environment", "variables")
 _FLAGS: dict[Cause, GradeFlag] = {
     "code": "python_grader_runtime_error",
     "time": "unresponsive_reward_error",
@@ -97,6 +97,9 @@ class Lambda(Spec):
     environment: tuple[str, ...] = ()
     """Names of environment variables handed on to the handler, such as AWS_ACCESS_KEY_ID,
     AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL_BEDROCK_RUNTIME for a judge. Only with `path`."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of the handler with their values, as in the Lambda's own settings. They
+    are written into the run's config: no place for secrets. Only with `path`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -154,6 +157,7 @@ class Lambda(Spec):
                 "source": str(package.source),
                 "timeout_seconds": self.timeout_seconds,
                 "memory_mib": self.memory_mib,
+                "variables": self.variables,
             },
             readable=(package.root,),
         )

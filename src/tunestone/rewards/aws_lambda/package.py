@@ -61,7 +61,7 @@ def open_package(path: Path, handler: str, stack: ExitStack) -> Package:
     if path.suffix == ".zip":
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tunestone-lambda-"))
         root = Path(folder).resolve()
-        _unpack(path, root)
+        unpack(path, root)
         return _read_folder(root, handler, source=path)
     raise RewardError(
         f"the Lambda package {path} is neither a .py file nor a .zip.",
@@ -98,7 +98,7 @@ def _read_folder(root: Path, handler: str, *, source: Path) -> Package:
     return Package(root, module, function or _FUNCTION, source)
 
 
-def _unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path) -> None:
     """Write the zip's files into the folder, none outside of it. Raises RewardError."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -61,15 +61,18 @@ def load_program(setup: Mapping[str, Any]) -> Callable[[Any], str]:
     """The handler as a function from an event to the text of its answer.
 
     `setup`: `root` (folder), `module`, `function`, `source` (what people call the package),
-    `timeout_seconds`, `memory_mib`.
+    `timeout_seconds`, `memory_mib`; and, where the function was deployed with them, `variables`
+    (its environment) and `arn`.
     Raises RewardError when there is no such handler, and whatever the module raises on import.
     """
     root, module, function = Path(setup["root"]), setup["module"], setup["function"]
-    name = module.replace(".", "-")
+    given_arn = setup.get("arn", "")
+    name = given_arn.rpartition(":")[2] or module.replace(".", "-")
     _set_environment(setup, root=root, name=name)
     sys.path.insert(0, str(root))
     handler = _find_handler(root, module, function, source=setup["source"])
-    arn = f"arn:aws:lambda:{os.environ['AWS_REGION']}:{_ACCOUNT}:function:{name}"
+    region = os.environ["AWS_REGION"]
+    arn = given_arn or f"arn:aws:lambda:{region}:{_ACCOUNT}:function:{name}"
 
     def call(event: Any) -> str:
         context = LambdaContext(function_arn=arn, timeout_seconds=setup["timeout_seconds"])
@@ -89,6 +92,7 @@ def encode_result(result: Any) -> str:
 
 
 def _set_environment(setup: Mapping[str, Any], *, root: Path, name: str) -> None:
+    os.environ.update(setup.get("variables", {}))
     # A region that the user handed on wins: a judge's endpoint may depend on it.
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _REGION
     os.environ.update(

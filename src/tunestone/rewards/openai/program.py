@@ -44,7 +44,9 @@ def load_program(setup: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], floa
 
 
 def _call(grade: Callable[..., Any], payload: Mapping[str, Any]) -> float:
-    value = grade(_sample_argument(payload["text"], payload["truncated"]), dict(payload["item"]))
+    item = dict(payload["item"])
+    prompt = Prompt(id="", messages=(), tools=tuple(item.get("tools") or ()))
+    value = grade(_sample_argument(Sample(prompt, payload["text"], payload["truncated"])), item)
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         value = value.item()
     if not isinstance(value, numbers.Real):
@@ -55,9 +57,9 @@ def _call(grade: Callable[..., Any], payload: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _sample_argument(text: str, truncated: bool) -> dict[str, Any]:
+def _sample_argument(sample: Sample) -> dict[str, Any]:
     """The namespace `sample` as a plain dict; what the answer does not parse to is empty."""
-    view = sample_view(Sample(Prompt(id="", messages=()), text, truncated))
+    view = sample_view(sample)
     argument: dict[str, Any] = {"output_json": None, "output_tools": []}
     for name in view:
         try:

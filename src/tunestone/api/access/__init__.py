@@ -1,0 +1,1 @@
+"""Who may do what: keys, signatures, scopes, and how much of it."""

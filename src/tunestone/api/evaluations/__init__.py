@@ -1,0 +1,1 @@
+"""Bedrock's evaluation jobs: base against tuned on a dataset, with our paired statistics."""

@@ -1,0 +1,68 @@
+"""Reading JSON bodies: from bytes to a pydantic model, complaints in OpenAI's words."""
+
+import difflib
+import json
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from tunestone.api.openai.errors import OpenAIError
+
+
+class Body(BaseModel):
+    """Base of the bodies we know all members of: an unknown one is refused, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object of a body. Raises OpenAIError."""
+    try:
+        value = json.loads(await request.body() or b"{}", parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise OpenAIError(
+            400, f"We could not parse the JSON body of your request: {error}."
+        ) from None
+    if not isinstance(value, dict):
+        raise OpenAIError(400, "The body of the request must be a JSON object.")
+    return value
+
+
+def parse(value: Any, model: type[T], *, within: str = "") -> T:
+    """A checked body. Raises OpenAIError with the path of the member at fault as `param`."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        # Names of union members in a path are ours, not the client's.
+        path = [within] if within else []
+        path += [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+        param = ".".join(path)
+        raise OpenAIError(400, _describe(param, problem, known), param=param or None) from None
+
+
+def _describe(param: str, problem: Any, known: list[str]) -> str:
+    name = param.rpartition(".")[2]
+    if problem["type"] == "missing":
+        return f"Missing required parameter: '{param}'."
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        return f"Unknown parameter: '{param}'.{hint}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"Invalid '{param}': {message[:1].lower()}{message[1:]}." if param else f"{message}."
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not in the standard")
+
+
+def unix(moment: datetime | None) -> int | None:
+    """A time as OpenAI gives it: whole seconds since 1970, None for none."""
+    return None if moment is None else int(moment.timestamp())

@@ -1,0 +1,52 @@
+"""The data folder: everything the server keeps, and one server at a time."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tunestone.errors import RunError, StorageError
+from tunestone.jobs.settings import ServerSettings
+from tunestone.jobs.store import Store, sqlite_url
+
+
+def open_folder(path: Path) -> Path:
+    """The folder, made if it is not there, as an absolute path. Raises StorageError."""
+    folder = path.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / f".write-{os.getpid()}"  # asking for rights says nothing of a full disk
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"The data folder {folder} cannot be written to: {error.strerror}.",
+            remedy="Give another with --data.",
+        ) from None
+    return folder
+
+
+def open_store(settings: ServerSettings, folder: Path) -> Store:
+    """The database with its tables up to date. Raises ConfigError or WorldError."""
+    store = Store(settings.database or sqlite_url(folder))
+    store.migrate()
+    return store
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """The folder for this process alone. Raises RunError when another server has it."""
+    with (folder / "server.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise RunError(
+                f"Another server (process {file.read().strip()}) uses the data folder {folder}.",
+                remedy="End it first, or give another folder with --data.",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
