@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test lint docs bench clean
+.PHONY: help install install-dev quickstart test lint docs migration bench clean
 
 help:
 	@echo "make quickstart   install, then train a real model by reinforcement: minutes on a laptop"
 	@echo "make test         install, then format, lint, types and all tests"
 	@echo "make bench        sampler and training speed against transformers and padded rows"
+	@echo "make migration WHAT=..."
+	@echo "                  draft the database's next step from jobs/tables.py"
 	@echo "make docs         rebuild the generated pages"
 
 install: .venv/installed
@@ -34,6 +36,9 @@ test: install-dev
 
 docs: install-dev
 	$(BIN)/python docs/generate.py
+
+migration: install-dev
+	$(BIN)/python -m tunestone.jobs.migrations "$(WHAT)"
 
 bench: install-dev
 	$(BIN)/python benchmarks/speed.py

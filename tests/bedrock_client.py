@@ -1,5 +1,7 @@
 """What the tests of Bedrock's control plane share: a client, requests, a finished job."""
 
+import asyncio
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,16 @@ NOVA_ARN = f"arn:aws:bedrock:{REGION}::foundation-model/{NOVA}"
 
 
 def serving_bedrock(services: Services):
-    return running(services, bedrock.ROUTES, {"bedrock": bedrock.render_error})
+    """The control plane alone, with what it does in the background."""
+
+    @asynccontextmanager
+    async def lifespan():
+        task = asyncio.create_task(bedrock.continue_deployments(services))
+        yield
+        task.cancel()
+
+    errors = {"bedrock": bedrock.render_error}
+    return running(services, bedrock.ROUTES, errors, lifespan=lifespan)
 
 
 def connect(url: str, *, validate: bool = True) -> Any:

@@ -73,6 +73,13 @@ class Engine:
         name = self.submit(**{"id": f"asked-{len(self.told)}", **fields})
         return self.finish()[name]
 
+    def ask_beside(self, **fields) -> Told:
+        """One request while others go on."""
+        name = self.submit(**{"id": f"asked-{len(self.told)}", **fields})
+        while not self.told[name].ended:
+            self.step()
+        return self.told[name]
+
     def _take(self, events) -> None:
         for event in events:
             self.told[event.id].take(event)

@@ -22,7 +22,7 @@ from tunestone.jobs.store import Store, new_id, now, sqlite_url
 from tunestone.jobs.supervisor import Supervisor
 from tunestone.jobs.tables import Event, File, Job, Model
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 """Until a test gives up on a job; nothing depends on how long it really takes."""
 
 

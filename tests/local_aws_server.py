@@ -1,4 +1,4 @@
-"""What tests of the local AWS share: a server with it, real boto3 clients, and packages to deploy."""
+"""What tests of the local AWS share: a server with it, real boto3 clients, packages to deploy."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ def client_of(url: str, service: str, *, region: str = "us-east-1", **options: A
         region_name=region,
         aws_access_key_id="any",
         aws_secret_access_key="any",
-        config=Config(retries={"total_max_attempts": 1}, **options),
+        config=Config(retries={"total_max_attempts": 1}, parameter_validation=False, **options),
     )
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from bedrock_client import (
     ACCOUNT,
@@ -281,7 +282,7 @@ def test_of_parallel_creations_of_one_name_one_wins(url, services):
         call = connect(url).create_model_customization_job
         try:
             outcomes.append(call(**job_request("race"))["jobArn"])
-        except Exception as error:
+        except ClientError as error:
             outcomes.append(error.response["Error"]["Code"])
 
     threads = [threading.Thread(target=create) for _ in range(6)]
@@ -342,7 +343,7 @@ def test_a_completed_job_has_model_and_metrics(client, services):
     arn = make_model(services, client, "complete")
     with services.store.session() as session:
         job = session.query(Job).filter_by(name="complete").one()
-        job.progress = {"series": {"actor/pg_loss": 0.25}, "validation_losses": [0.5, 0.75]}
+        job.progress = {"training_loss": 0.25, "validation_losses": [0.5, 0.75]}
     job = client.get_model_customization_job(jobIdentifier="complete")
     assert job["status"] == "Completed"
     assert job["outputModelArn"] == arn
@@ -427,7 +428,10 @@ def test_settings_that_fight_with_the_base_models_are_refused(tmp_path):
         request = job_request("fight")
         code, message = refusal(connect(url).create_model_customization_job, **request)
     assert code == "ValidationException"
-    assert message.startswith("customizationConfig.rftConfig.hyperParameters: lora_rank = 9999")
+    assert message.startswith(
+        "The settings of this job cannot be used. lora_rank = 9999 (this server's table of base "
+        "models): "
+    )
 
 
 def test_lists_are_filtered_sorted_and_paged(tmp_path):

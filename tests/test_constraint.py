@@ -96,3 +96,9 @@ def test_a_prompt_is_encoded_with_what_the_template_is_told(tiny_base):
     base = dataclasses.replace(tiny_base, tokenizer=tokenizer)
     low = base.encode(prompt, {"reasoning_effort": "low"})
     assert tokenizer.decode(low) == tokenizer.decode(base.encode(prompt)) + "low"
+
+
+def test_a_schema_with_null_is_kept_whole_as_text():
+    nullable = {"type": "json_schema", "json_schema": {"schema": {"enum": [None, 1]}}}
+    config = TrainConfig(response_format=json.dumps(nullable))
+    assert config.response_format == nullable

@@ -101,7 +101,8 @@ def test_bytes_of_byte_level_tokens():
 )
 def test_bytes_of_sentencepiece_tokens(piece, expected):
     class Sentencepiece:
-        added_tokens_decoder = {}
+        def __init__(self):
+            self.added_tokens_decoder = {}
 
         def convert_ids_to_tokens(self, token):
             return piece

@@ -64,7 +64,9 @@ def services(tmp_path_factory):
                 _model(WHOLE, base=f"jobs/{WHOLE}/model", adapter=""),
                 _model(HALF, status="creating"),
                 _deployment("d" * 12, f"{ARN}:custom-model/smollm2-135m/{TUNED}"),
-                _deployment("p" * 12, f"{ARN}::foundation-model/x", kind="provisioned"),
+                _deployment(
+                    "p" * 12, "arn:aws:bedrock:us-east-1::foundation-model/x", kind="provisioned"
+                ),
                 _deployment("n" * 12, f"{ARN}:custom-model/x/{TUNED}", status="Creating"),
                 _deployment(
                     "f" * 12, f"{ARN}:custom-model/x/{TUNED}", status="Failed", failure="No"

@@ -10,7 +10,9 @@ import pytest
 from live_server import FolderObjects
 from runtime_server import HELLO, NOVA, Words, scripted_services, serving_runtime
 from tunestone.errors import WorldError
+from tunestone.jobs.inputs import fetch_rows
 from tunestone.jobs.invocation_log import Invocation, InvocationLog
+from tunestone.jobs.job import DataSource
 from tunestone.jobs.tables import Setting
 
 MODEL = "smollm2-135m"
@@ -157,6 +159,32 @@ def test_text_can_be_left_out(client, services, log):
     assert "inputBodyJson" not in record["input"]
     assert "outputBodyJson" not in record["output"]
     assert record["input"]["inputTokenCount"] == 7
+
+
+def test_records_can_be_training_data(client, services, log, tmp_path):
+    configure(services, S3)
+    converse(client, requestMetadata={"team": "a"}, system=[{"text": "Be short."}])
+    converse(client, requestMetadata={"team": "b"})
+    list(client.converse_stream(modelId=MODEL, messages=HELLO)["stream"])
+    body = json.dumps(CHAT)
+    client.invoke_model(modelId=MODEL, body=body, requestMetadata='{"team": "a"}')
+    log.flush()
+
+    def fetched(**options):
+        source = DataSource("logs", "s3://logs/mine/", **options)
+        to = tmp_path / "rows.jsonl"
+        fetch_rows(source, to, store=services.store, objects=services.objects, data=services.folder)
+        return [json.loads(line) for line in to.read_text().splitlines()]
+
+    only_a = fetched(filters={"equals": {"team": "a"}}, use_response=True)
+    hello = {"role": "user", "content": "Hello"}
+    assert [row["messages"] for row in only_a] == [
+        [{"role": "system", "content": "Be short."}, hello], [hello],
+    ]  # fmt: skip
+    assert [row["reference_answer"] for row in only_a] == ["Hello there.", "Hello there."]
+    everything = fetched()
+    assert len(everything) == 4
+    assert all("reference_answer" not in row for row in everything)
 
 
 def an_invocation(region="us-east-1", started=None):

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import time
 import tracemalloc
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+from live_server import serving as serve_process
 from openai_server import serving, upload
 from tunestone.api.openai import files
 from tunestone.jobs.store import now
@@ -231,11 +233,43 @@ def test_files_survive_a_restart_and_leftovers_do_not(tmp_path):
         kept = upload(client)
         folder = services.folder / "files"
         (folder / "file-abandoned.partial").write_bytes(b"half an upload")
-        (folder / "file-unacknowledged").write_bytes(b"renamed, but never told of")
+        lasting = {"anchor": "created_at", "seconds": 3600}
+        expired = client.files.create(file=b"x", purpose="batch", expires_after=lasting).id
+        with services.store.session() as session:
+            session.get_one(File, expired).expires_at = now() - timedelta(seconds=1)
+        assert (folder / expired).is_file()
     with serving(tmp_path) as (services, client):
         files.sweep(services)
         assert [path.name for path in folder.iterdir()] == [kept]
         assert client.files.retrieve(kept).id == kept
+
+
+def test_a_server_killed_in_the_middle_of_an_upload_loses_nothing_acknowledged(tmp_path):
+    with serve_process(tmp_path / "data") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+        kept = client.files.create(file=b"acknowledged", purpose="batch").id
+        address = urlsplit(server.url)
+        connection = http.client.HTTPConnection(address.hostname, address.port)
+        connection.putrequest("POST", "/v1/files")
+        connection.putheader("Content-Type", "multipart/form-data; boundary=B")
+        connection.putheader("Content-Length", "4000000")
+        connection.endheaders()
+        connection.send((part("purpose", "batch") + part("file", "x" * 2_000_000, "a")).encode())
+        wait_until(lambda: list(tmp_path.glob("data/files/*.partial")))
+        server.process.kill()
+        server.process.wait()
+    with serve_process(tmp_path / "data") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+        assert client.files.content(kept).read() == b"acknowledged"
+        assert [file.id for file in client.files.list()] == [kept]
+        assert [path.name for path in tmp_path.glob("data/files/*")] == [kept]
+
+
+def wait_until(done):
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_same_is_answered_under_bedrocks_prefix(client):

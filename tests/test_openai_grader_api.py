@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from openai_server import EXACT, serving
+from tunestone.api.access.keys import OWN_KEY, KeyRing
 from tunestone.api.openai import graders
 from tunestone.types import Grade
 
@@ -60,9 +61,9 @@ def run(client, grader, text, **item):
 
 
 def raised_flags(result):
-    errors = result.metadata.errors.model_dump()
-    assert {name for name, value in errors.items() if isinstance(value, bool)} == FLAGS
-    return {name for name in FLAGS if errors[name]}
+    values = {name: getattr(result.metadata.errors, name) for name in FLAGS}
+    assert all(isinstance(value, bool) for value in values.values())
+    return {name for name, value in values.items() if value}
 
 
 def python(body):
@@ -201,3 +202,15 @@ def test_a_judge_of_ours_is_asked_here(served, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a key of the server's owner")
     elsewhere = graders.read_reward(services, {**JUDGE, "model": "gpt-4o-2024-08-06"}, address)
     assert ("endpoint" in elsewhere.spec, elsewhere.notes) == (False, ())
+
+
+def test_a_judge_asks_with_the_servers_own_key(served, monkeypatch):
+    services = served[0]
+    own = KeyRing(services.store, services.folder).own_bearer()
+    monkeypatch.setenv(OWN_KEY, own)
+    reward = graders.read_reward(services, JUDGE, "http://127.0.0.1:1/v1")
+    assert reward.spec["endpoint"]["api_key_env"] == OWN_KEY
+    ring = KeyRing(services.store, services.folder)
+    assert ring.by_bearer(own).scopes == ["read", "write"]
+    assert ring.by_bearer(own[:-1] + ("0" if own[-1] != "0" else "1")) is None
+    assert own not in json.dumps(reward.spec)

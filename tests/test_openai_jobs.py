@@ -322,6 +322,26 @@ def test_a_hyperparameter_out_of_range_is_refused(client, name, value):
     assert name in error.message
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"model": "\\ud800"}', "holds half of a surrogate pair"),
+        (b'{"method": ' + b"[" * 300 + b"]" * 300 + b"}", "nested more than 200 levels deep"),
+        (b"[" * 100_000, "could not parse the JSON body"),
+        (b"[]", "must be a JSON object"),
+        (b'{"seed": NaN}', "NaN is not in the standard"),
+        (b"\xff", "could not parse the JSON body"),
+        (b"", "Missing required parameter: 'model'."),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(client, body, message):
+    error = refusal(
+        openai.BadRequestError,
+        lambda: client.post("/fine_tuning/jobs", content=body, cast_to=object),
+    )
+    assert message in error.message
+
+
 def test_files_are_checked(client):
     error = refusal(openai.BadRequestError, lambda: create(client, training_file="file-none"))
     assert (error.param, error.code) == ("training_file", "invalid_training_file")

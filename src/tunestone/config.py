@@ -6,6 +6,7 @@ combinations before anything runs.
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ class TrainConfig(BaseModel):
     """Strings that end a completion; they are not part of its text."""
     response_format: dict[str, Any] | None = None
     """OpenAI's `response_format`: {type = "json_schema", json_schema = {name, schema}} or {type =
-    "json_object"}. Completions are held to it token by token. Empty: any text."""
+    "json_object"}; also as JSON text, as TOML has no null. Completions are held to it token by
+    token. Empty: any text."""
     reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
     """Told to the model's chat template, which may make nothing of it. `default`: nothing told."""
     mask_truncated: bool = False
@@ -126,6 +128,11 @@ class TrainConfig(BaseModel):
     @classmethod
     def _one_stop_string(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _response_format_as_text(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -7,8 +7,11 @@ taken. A signal to end stops listening, lets running requests finish, then ends 
 
 import asyncio
 import contextlib
+import dataclasses
+import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import FrameType
 from typing import final
@@ -19,9 +22,10 @@ from starlette.concurrency import run_in_threadpool
 
 from tunestone.api import bedrock, bedrock_runtime, local_aws, openai
 from tunestone.api.access.gate import is_loopback
-from tunestone.api.access.keys import KeyRing
+from tunestone.api.access.keys import OWN_KEY, KeyRing
 from tunestone.api.app import ErrorRenderer, build_app
 from tunestone.api.bedrock.errors import render_error as render_bedrock
+from tunestone.api.evaluations.runner import Evaluations
 from tunestone.api.http import DialectName, Route
 from tunestone.api.inference.client import EngineClient
 from tunestone.api.local_aws.credentials import own_credentials
@@ -63,11 +67,12 @@ def open_services(settings: ServerSettings, address: str) -> Iterator[Services]:
     folder = open_folder(settings.data)
     with holding(folder), contextlib.closing(open_store(settings, folder)) as store:
         _check_access(settings, KeyRing(store, folder))
+        os.environ[OWN_KEY] = KeyRing(store, folder).own_bearer()
         names = BaseNames(settings.base_models)
         objects = Objects(
             settings, endpoint=address, credentials=lambda: own_credentials(store, folder)
         )
-        yield Services(
+        services = Services(
             settings=settings,
             folder=folder,
             store=store,
@@ -79,6 +84,7 @@ def open_services(settings: ServerSettings, address: str) -> Iterator[Services]:
                 store=store, objects=objects, folder=folder, account=settings.account
             ),
         )
+        yield dataclasses.replace(services, evaluations=Evaluations(services))
 
 
 def build_server(services: Services, readiness: Readiness) -> Starlette:
@@ -88,13 +94,17 @@ def build_server(services: Services, readiness: Readiness) -> Starlette:
     async def lifespan() -> AsyncIterator[None]:
         receivers = services.settings.webhooks
         notifier = Notifier(services.store, receivers, describers(services.settings))
+        await run_in_threadpool(openai.sweep, services)
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(services.engine.aclose)
             ending.push_async_callback(run_in_threadpool, local_aws.stop_functions, services)
-            for part in (notifier, services.invocation_log, services.evaluations, services.jobs):
+            for part in (notifier, services.invocation_log, services.jobs):
                 if part is not None:
                     await run_in_threadpool(part.start)
                     ending.push_async_callback(run_in_threadpool, part.shutdown)
+            if services.evaluations is not None:
+                await services.evaluations.start()
+                ending.push_async_callback(services.evaluations.shutdown)
             deploying = asyncio.create_task(bedrock.continue_deployments(services))
             ending.push_async_callback(_cancel, deploying)
             yield
@@ -129,6 +139,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(settings: ServerSettings, ready: Callable[[str, Services], None]) -> None:
     """Serve until a signal to end comes. `ready` is told the address and the parts, once."""
+    _check_tls(settings)
     bound = listen(settings.host, settings.port)
     address = _address(settings, bound.getsockname()[1])
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -195,6 +206,24 @@ def _address(settings: ServerSettings, port: int) -> str:
         if host.count(":") > 1 and "[" not in host
         else (f"{scheme}://{host}:{port}")
     )
+
+
+def _check_tls(settings: ServerSettings) -> None:
+    if settings.tls_certificate is None:
+        return
+    if settings.local_aws:
+        raise ConfigError(
+            "With local_aws the server asks itself over plain HTTP, so it cannot serve HTTPS.",
+            remedy="Take tls_certificate out, and let a proxy end TLS.",
+        )
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"The certificate {settings.tls_certificate} cannot be used: {error}.",
+            remedy="tls_certificate and tls_key name PEM files.",
+        ) from None
 
 
 def _check_access(settings: ServerSettings, keys: KeyRing) -> None:

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """What works in the background on rows of a table."""
+    """What works in the background on rows of a table, on the server's event loop."""
+
+    async def start(self) -> None:
+        """Begin, with what an earlier server left."""
+        ...
+
+    async def shutdown(self) -> None:
+        """Leave off; what runs goes on when the server starts again."""
+        ...
 
     def wake(self) -> None:
         """Look at the rows now: one was added or changed."""

@@ -23,9 +23,6 @@ from tunestone.cli.app import (
 from tunestone.config import SandboxChoice, TrainConfig, parse_assignment, read_toml, resolve
 from tunestone.data import load_samples, write_rows
 from tunestone.errors import ConfigError
-from tunestone.rewards.grader import open_grader
-from tunestone.rewards.judges.agreement import measure_agreement, read_labelled, render_agreement
-from tunestone.rewards.spec import Context
 from tunestone.types import Grade, Sample
 
 DataPath = Annotated[str, typer.Argument(help="JSONL file of prompts.")]
@@ -95,6 +92,9 @@ def grade(
     A row holds `completion`, `completions`, or a last turn of the assistant. Exit status 1: not one
     of them could be graded.
     """
+    from tunestone.rewards.grader import open_grader
+    from tunestone.rewards.spec import Context
+
     samples = load_samples(data)
     context = Context(Path.cwd(), sandbox=sandbox)
     with ExitStack() as stack:
@@ -131,16 +131,20 @@ def agreement(
     sandbox: SandboxName = "auto",
 ) -> None:
     """Does a judge agree with people? Cohen's kappa with its interval, and a table."""
-    samples, labels = read_labelled(labelled)
+    from tunestone.rewards.grader import open_grader
+    from tunestone.rewards.judges import agreement as measuring
+    from tunestone.rewards.spec import Context
+
+    samples, labels = measuring.read_labelled(labelled)
     named = dict(map(_label_value, values or []))
     context = Context(Path.cwd(), sandbox=sandbox)
     with ExitStack() as stack:
         grader = open_grader(reward, context, stack)
         context.tell_sandbox(_aside)
-        report = measure_agreement(
+        report = measuring.measure_agreement(
             grader, samples, labels, values=named, metric=metric or None, relative=relative
         )
-    print(json.dumps(report.as_dict()) if as_json else render_agreement(report))
+    print(json.dumps(report.as_dict()) if as_json else measuring.render_agreement(report))
 
 
 def _label_value(text: str) -> tuple[str, float]:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,9 +30,8 @@ def run_job(
     """Train a job of the server, from its checkpoint if it has one. The server calls this."""
     os.nice(niceness)
     write_mark(folder)
-    asked = _termination_requests()
     try:
-        left = _train(folder, asked)
+        left = _train(folder)
     except TunestoneError as error:
         _end_with(folder, error, code=error.code, message=error.message)
     except Exception as error:  # noqa: BLE001 - the one boundary of this process
@@ -44,7 +43,7 @@ def run_job(
         write_outcome(folder, ok=True, left=left)
 
 
-def _train(folder: Path, asked: Callable[[], bool]) -> bool:
+def _train(folder: Path) -> bool:
     """Train the job's run; whether it was left on request."""
     from tunestone.core.run import Watch, create, execute
 
@@ -55,12 +54,19 @@ def _train(folder: Path, asked: Callable[[], bool]) -> bool:
         shutil.rmtree(path, ignore_errors=True)  # a start that was interrupted
         config, origins = resolve(layers=[("the job", read_toml(folder / "train.toml"))])
         run = create(path, config, origins, task=folder.name)
+    asked: list[int] = []
+
+    def planned(trainer: Any, heldout: int, cost: Any) -> None:
+        # From here on SIGTERM ends the step first; before, nothing is lost by dying of it.
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+        _tell_plan(run, trainer, heldout, cost)
+
     watch = Watch(
         say=print,
-        planned=lambda trainer, heldout, cost: _tell_plan(run, trainer, heldout, cost),
+        planned=planned,
         measured=lambda name, scores: _tell_scores(run, name, scores),
         step=_print_step,
-        stop_requested=lambda: asked() or run.stop_requested(),
+        stop_requested=lambda: bool(asked) or run.stop_requested(),
         leave_on_request=True,
     )
     return execute(run, watch) is None
@@ -95,13 +101,6 @@ def _tell_scores(run: RunFolder, name: str, scores: Any) -> None:
 
 def _print_step(record: Mapping[str, Any]) -> None:
     print(f"step {record['step']}/{record['steps']}: reward {record['reward_mean']:.3f}")
-
-
-def _termination_requests() -> Callable[[], bool]:
-    """SIGTERM asks the run to end after its step, with a checkpoint."""
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    return lambda: bool(asked)
 
 
 def _end_with(folder: Path, error: Exception, *, code: str, message: str) -> None:

@@ -25,6 +25,8 @@ from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import Job, Model
 from tunestone.runlog import RunFolder
 
+_CHUNK_BYTES = 2**18
+"""Of a log at a time, so that no transaction is long when a server has missed a lot."""
 _RECENT = 10
 """Steps from whose seconds the time that is left is estimated."""
 _WARNINGS = frozenset({"alert", "checkpoint_damaged", "reward_changed"})
@@ -38,7 +40,8 @@ class LogReader:
         self._offset = 0
 
     def read(self) -> list[dict[str, Any]] | None:
-        """The lines that are new and whole; None when the file was cut, so that all are new."""
+        """Some of the lines that are new and whole, the oldest first, none if there are none; None
+        when the file was cut, so that all are new."""
         if not self._path.exists():
             return []
         if self._path.stat().st_size < self._offset:
@@ -46,7 +49,10 @@ class LogReader:
             return None
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
+            text = file.read(_CHUNK_BYTES)
+            if b"\n" not in text:
+                text += file.readline()
+        whole, newline, _ = text.rpartition(b"\n")
         self._offset += len(whole) + len(newline)
         return [json.loads(line) for line in whole.split(b"\n") if line]
 
@@ -76,7 +82,7 @@ class Follower:
         self._checkpoints: tuple[int, ...] | None = None
 
     def look(self) -> News | None:
-        """What is new since the last time; None for nothing."""
+        """Some of what is new since the last time, the oldest first; None for nothing."""
         # In this order: what speaks of a step comes after the step's line of metrics.
         steps = tuple(self._checkpoint_steps())
         events = self._events.read() or []
@@ -170,7 +176,8 @@ class Follower:
         known = {model.step: model for model in session.scalars(mine)}
         for step in known.keys() - set(steps):
             session.delete(known[step])
-        for step in sorted(set(steps) - known.keys()):
+        read = set(steps) & self.records.keys()  # the others follow when their line is read
+        for step in sorted(read - known.keys()):
             folder = self.run.checkpoints / f"step-{step:06d}" / "adapter"
             session.add(
                 model_row(
@@ -180,7 +187,7 @@ class Follower:
                     kind="checkpoint",
                     weights=place_weights(self._data, folder, job.base),
                     step=step,
-                    metrics=metrics.checkpoint_metrics(self.records.get(step)),
+                    metrics=metrics.checkpoint_metrics(self.records[step]),
                 )
             )
             tell(session, job.id, f"checkpoint:{step}", f"Checkpoint of step {step}.")

@@ -79,6 +79,7 @@ def _fetch_logs(source: DataSource, to: Path, objects: "Objects") -> list[str]:
         reader = _LogReader(source, objects, Path(folder), left_out)
         write_rows(to, reader.rows())
     if not reader.taken:
+        to.unlink()
         seen = f"{reader.seen} records were found there"
         why = "".join(
             f"; {count} left out: {reason}" for reason, count in left_out.most_common(_REASONS)

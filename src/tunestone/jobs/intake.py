@@ -210,7 +210,7 @@ class Intake:
         values = {
             **self.names.resolve(self._base_name(job)).settings,
             **plan.settings,
-            **({"response_format": plan.response_format} if plan.response_format else {}),
+            **_held_to(plan.response_format),
             "model": job.base,
             "data": str(folder / "input" / "train.jsonl"),
             "validation": heldout,
@@ -331,6 +331,11 @@ def _merge(inputs: Sequence[Input], prompts: Sequence[Sequence[Prompt]], folder:
             rows.append({**json.loads(line.decode("utf-8-sig")), "id": name})
     write_rows(folder / "input" / "validation.jsonl", rows)
     write_json(folder / "input" / "validators.json", owner)
+
+
+def _held_to(response_format: Mapping[str, Any] | None) -> dict[str, str]:
+    """The setting `response_format`, as JSON text: a schema may hold null, which TOML has not."""
+    return {"response_format": json.dumps(response_format)} if response_format else {}
 
 
 def _without_none(value: Any) -> Any:

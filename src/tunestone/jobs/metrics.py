@@ -88,10 +88,8 @@ def series(record: Record) -> dict[str, float]:
     return values
 
 
-def checkpoint_metrics(record: Record | None) -> dict[str, Any]:
-    """What is kept with the model of a step; a step on request has no validation."""
-    if record is None:
-        return {}
+def checkpoint_metrics(record: Record) -> dict[str, Any]:
+    """What is kept with the model of a step; one that was saved on request has no validation."""
     values = {
         "step": record["step"],
         "train_loss": record["loss"],

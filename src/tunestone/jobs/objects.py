@@ -211,7 +211,7 @@ def _explain(response: dict[str, Any], url: str, what: str) -> TunestoneError:
             path=url,
             remedy="Renew or correct the AWS credentials of the server.",
         )
-    message = f"S3 refused to {what} it ({code}): {said}"
+    message = f"S3 refused to {what} it ({code}): {said.rstrip('.')}."
     with suppress(ValueError, TypeError):
         if int(status) >= 500 or code in ("SlowDown", "RequestTimeout", "503"):
             return WorldError(f"{url}: {message}", remedy="Try again later.")

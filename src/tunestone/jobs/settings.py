@@ -1,9 +1,11 @@
 """The server's settings: one frozen record, from a TOML file and options of `tunestone serve`."""
 
+import base64
+import binascii
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tunestone.config import read_toml
 from tunestone.errors import ConfigError
@@ -30,6 +32,21 @@ class Webhook(_Record):
     """`whsec_...`, as the openai client's `webhooks.unwrap` takes it. With kind `webhook` only."""
     kind: Literal["webhook", "eventbridge"] = "webhook"
     """OpenAI's signed events, or Bedrock's state changes in EventBridge's shape."""
+
+    @model_validator(mode="after")
+    def _check_secret(self) -> "Webhook":
+        if self.kind == "webhook" and not _can_sign(self.secret):
+            raise ValueError("a webhook needs a secret: whsec_ and base64, or any other text")
+        return self
+
+
+def _can_sign(secret: str) -> bool:
+    if not secret.startswith("whsec_"):
+        return bool(secret)
+    try:
+        return bool(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+    except binascii.Error:
+        return False
 
 
 class ServerSettings(_Record):

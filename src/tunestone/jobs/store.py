@@ -17,7 +17,6 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tunestone.errors import ConfigError, WorldError
-from tunestone.jobs.tables import Base
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
@@ -50,8 +49,10 @@ class Store:
 
         Raises ConfigError when a newer version wrote them, WorldError when there is no database.
         """
+        from tunestone.jobs.migrations import upgrade
+
         try:
-            Base.metadata.create_all(self.engine)
+            upgrade(self.engine)
         except DatabaseError as error:
             reason = str(error.orig).strip().partition("\n")[0]
             raise WorldError(

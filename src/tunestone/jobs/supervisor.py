@@ -229,11 +229,11 @@ class Supervisor:
         try:
             accepted = self._intake.accept(job)
         except IntakeError as error:
+            ending.send_manifest(self._objects, self._folder(job_id), job)
             with self._change() as session:
                 job = _get(session, job_id)
                 ending.tell_hook(session, job, error.code, str(error))
                 ending.fail(session, job, error.code, error.message, param=error.param)
-            ending.send_manifest(self._objects, self._folder(job_id), job)
             return
         with self._change() as session:
             job = _get(session, job_id)
@@ -315,22 +315,22 @@ class Supervisor:
 
     def _follow(self, job_id: str) -> None:
         follower = self._followers.setdefault(job_id, Follower(self._data, job_id))
-        news = follower.look()
-        if news is None:
-            return
         try:
-            with self._change() as session:
-                follower.write(session, _get(session, job_id), news)
+            while news := follower.look():
+                with self._change() as session:
+                    follower.write(session, _get(session, job_id), news)
         except SQLAlchemyError:
             del self._followers[job_id]  # what was read is read again
             raise
 
     def _hand_on_wish(self, job_id: str) -> None:
         with self._store.session() as session:
-            wish = _get(session, job_id).wish
+            job = _get(session, job_id)
+        wish, folder = job.wish, self._folder(job_id)
         if not wish:
             return
-        folder = self._folder(job_id)
+        if job.phases["training"]["status"] == "NotStarted":
+            trainer.send_signal(folder, signal.SIGTERM)  # nothing is lost yet
         if (folder / "run" / "config.json").is_file():  # the trainer removes a STOP of before it
             (folder / "run" / "STOP").touch()
         since = self._wished_at.setdefault(job_id, time.monotonic())

@@ -3,7 +3,8 @@
 One row is one thing a client can name. Columns are what is searched, sorted or changed under a
 condition; the rest of a request is kept as it came (`request`), so that it can be echoed exactly.
 Ids are 12 of [a-z0-9], as in Bedrock's ARNs; a dialect dresses them (`ftjob-...`, `arn:aws:...`).
-Times are UTC and aware. A change here needs a migration (`migrations/`); a test compares the two.
+Times are UTC and aware. A change here needs a step in `migrations/`: `make migration WHAT="..."`
+drafts it, and a test compares the two.
 """
 
 from datetime import UTC, datetime

@@ -116,16 +116,14 @@ def send_signal(folder: Path, number: signal.Signals) -> None:
 
 def end_all(folders: Iterable[Path], *, seconds: float) -> None:
     """Ask trainers to end after their step, and kill those that take longer than `seconds`."""
-    alive = [folder for folder in folders if is_alive(folder)]
-    for folder in alive:
-        send_signal(folder, signal.SIGTERM)
     deadline = time.monotonic() + seconds
+    alive = [folder for folder in folders if is_alive(folder)]
     while alive:
+        late = time.monotonic() > deadline
+        for folder in alive:  # again and again: one that only starts cannot be reached yet
+            send_signal(folder, signal.SIGKILL if late else signal.SIGTERM)
         time.sleep(_POLL_SECONDS)
         alive = [folder for folder in alive if is_alive(folder)]
-        if time.monotonic() > deadline:
-            for folder in alive:
-                send_signal(folder, signal.SIGKILL)
 
 
 def write_outcome(folder: Path, **fields: Any) -> None:

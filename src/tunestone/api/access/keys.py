@@ -32,6 +32,9 @@ SCOPES: dict[Scope, tuple[Scope, ...]] = {
 }
 """What each scope contains."""
 SECRET_FILE = "secret"
+OWN_KEY = "TUNESTONE_OWN_KEY"
+"""Environment variable in which the server hands its own bearer key to its children."""
+_OWN = "ts-own-"
 _ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _TOUCH_SECONDS = 60.0
 
@@ -110,8 +113,16 @@ class KeyRing:
         """Whether a key was ever made: from then on one is needed, even if all were revoked."""
         return bool(self._rows)
 
+    def own_bearer(self) -> str:
+        """A bearer key for what the server starts itself, such as judges that ask it; it is made
+        from the folder's secret, stored nowhere and may look and ask models."""
+        return _OWN + hmac.digest(self._folder_secret(), b"own bearer", "sha256").hex()
+
     def by_bearer(self, token: str) -> Key | None:
         """The key in use with this bearer token."""
+        if token.startswith(_OWN):
+            is_own = hmac.compare_digest(token.encode(), self.own_bearer().encode())
+            return Key(id="own", name="this server", scopes=["read", "write"]) if is_own else None
         digest = _sha256(token)
         found = [key for key in self._live() if hmac.compare_digest(key.bearer_sha256, digest)]
         return found[0] if found else None

@@ -1,7 +1,7 @@
 """Bedrock's control plane, as boto3 speaks it (surface A): jobs, models, deployments, evaluations.
 
 `ROUTES` answer every operation of botocore's `bedrock` model: those in `_OFFERED` for real, the
-others (`REFUSED`) by saying why not. `continue_deployments` is to be started with the server.
+others (`REFUSED`) by saying why not. `continue_deployments` is a task that runs with the server.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from tunestone.api.bedrock import (
     provisioned,
     tags,
 )
-from tunestone.api.bedrock.activation import continue_all as continue_deployments
+from tunestone.api.bedrock.activation import continue_deployments
 from tunestone.api.bedrock.errors import render_error
 from tunestone.api.bedrock.operations import Operation, refusal, route
 from tunestone.api.bedrock.refused import find_refused

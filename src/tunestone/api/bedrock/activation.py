@@ -2,13 +2,15 @@
 
 That loads the base and the adapter, so that the first real request need not wait, and shows that
 they can be loaded at all. A world that fails (the engine is starting anew, or overloaded) is given
-some time; a model that cannot be loaded fails its deployment with the reason.
+some time; a model that cannot be loaded fails its deployment with the reason. What is to be done
+follows from the rows alone, so a restart of the server loses nothing.
 """
 
 import logging
 
 import anyio
 from sqlalchemy import or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from tunestone.api.bedrock.creation import exclusively
@@ -22,19 +24,33 @@ from tunestone.jobs.tables import Deployment
 _ATTEMPTS = 8
 _PAUSE_SECONDS = 0.5
 """After the first attempt; each pause is twice as long as the one before, about a minute in all."""
+_ROUND_SECONDS = 0.5
+"""Between two looks at the table."""
 _log = logging.getLogger(__name__)
 
 
-async def continue_all(services: Services) -> None:
-    """Take up what was Creating or Updating when the server went down."""
-    ids = await run_in_threadpool(_pending, services)
+async def continue_deployments(services: Services) -> None:
+    """Bring on what is Creating or Updating, new or left by an earlier server; until cancelled."""
+    busy: set[str] = set()
+
+    async def bring_on(key: str) -> None:
+        try:
+            await _activate(services, key)
+        except Exception:  # noqa: BLE001 - the row is as it was: the next round tries again
+            _log.exception("Deployment %s waits.", key)
+        busy.discard(key)
+
     async with anyio.create_task_group() as tasks:
-        for key in ids:
-            tasks.start_soon(activate, services, key)
+        while True:
+            for key in await run_in_threadpool(_pending, services):
+                if key not in busy:
+                    busy.add(key)
+                    tasks.start_soon(bring_on, key)
+            await anyio.sleep(_ROUND_SECONDS)
 
 
-async def activate(services: Services, deployment_id: str) -> None:
-    """Load the model a deployment waits for, and note whether that worked. Never raises."""
+async def _activate(services: Services, deployment_id: str) -> None:
+    """Load the model a deployment waits for, and note whether that worked."""
     wanted = await run_in_threadpool(_wanted, services, deployment_id)
     if wanted is None:
         return
@@ -78,8 +94,12 @@ async def _ask(services: Services, model: ModelRef) -> str:
 def _pending(services: Services) -> list[str]:
     updating = Deployment.update["status"].as_string() == "Updating"
     query = select(Deployment.id).where(or_(Deployment.status == "Creating", updating))
-    with services.store.session() as session:
-        return list(session.scalars(query))
+    try:
+        with services.store.session() as session:
+            return list(session.scalars(query))
+    except SQLAlchemyError:
+        _log.exception("The database does not answer; deployments go on when it does.")
+        return []
 
 
 def _wanted(services: Services, key: str) -> str | None:

@@ -1,16 +1,13 @@
 """Deployments: names under which tuned models answer. Provisioned Throughput shares their rows.
 
-A deployment becomes Active when the engine has really answered with its model, which goes on in the
-background; `continue_all` takes it up again after a restart.
+A deployment becomes Active when the engine has really answered with its model; see `activation.py`.
 """
 
-from functools import partial
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tunestone.api.bedrock.activation import activate
 from tunestone.api.bedrock.arns import deployment_arn, split_arn
 from tunestone.api.bedrock.creation import (
     drop_tags,
@@ -25,7 +22,6 @@ from tunestone.api.bedrock.errors import (
     ResourceNotFoundException,
     ValidationException,
 )
-from tunestone.api.bedrock.operations import Reply
 from tunestone.api.bedrock.paging import between, name_contains, read_page
 from tunestone.api.bedrock.shapes import Json
 from tunestone.api.http import Call
@@ -36,17 +32,17 @@ _CREATE = "CreateCustomModelDeployment"
 _NOUN = {"deployment": "custom model deployment", "provisioned": "provisioned model"}
 
 
-def create_deployment(call: Call, given: Json) -> Reply:
+def create_deployment(call: Call, given: Json) -> Json:
     """CreateCustomModelDeployment."""
     services = call.services
     with exclusively(services.store) as session:
         if arn := made_before(session, _CREATE, given):
-            return Reply({"customModelDeploymentArn": arn})
+            return {"customModelDeploymentArn": arn}
         _check_model(session, given["modelArn"], services.settings.account)
         row = new_deployment(call, given, given["modelDeploymentName"], given["modelArn"])
         arn = add_deployment(session, row, given, services.settings.account)
         remember(session, _CREATE, given, arn)
-    return Reply({"customModelDeploymentArn": arn}, after=partial(activate, services, row.id))
+    return {"customModelDeploymentArn": arn}
 
 
 def get_deployment(call: Call, given: Json) -> Json:
@@ -100,7 +96,7 @@ def list_deployments(call: Call, given: Json) -> Json:
     }
 
 
-def update_deployment(call: Call, given: Json) -> Reply:
+def update_deployment(call: Call, given: Json) -> Json:
     """UpdateCustomModelDeployment: the same ARN answers with another model once that is loaded."""
     services = call.services
     account = services.settings.account
@@ -110,8 +106,7 @@ def update_deployment(call: Call, given: Json) -> Reply:
         )
         _check_model(session, given["modelArn"], account)
         begin_update(row, given["modelArn"])
-    members = {"customModelDeploymentArn": deployment_arn(row, account)}
-    return Reply(members, after=partial(activate, services, row.id))
+    return {"customModelDeploymentArn": deployment_arn(row, account)}
 
 
 def delete_deployment(call: Call, given: Json) -> Json:

@@ -5,13 +5,13 @@ the statuses are those of botocore's service models: a conflict is a 400 there, 
 """
 
 import logging
-import uuid
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tunestone.errors import (
     ModelNotReadyError,
+    OverloadedError,
     RequestError,
     TunestoneError,
     UnknownModelError,
@@ -99,6 +99,8 @@ def classify(error: Exception) -> BedrockError:
         return ResourceNotFoundException(str(error))
     if isinstance(error, ModelNotReadyError):
         return ModelNotReadyException(str(error))
+    if isinstance(error, OverloadedError):
+        return ThrottlingException(str(error))
     if isinstance(error, StateError):
         return ConflictException(str(error))
     if isinstance(error, RequestError):
@@ -116,6 +118,6 @@ def classify(error: Exception) -> BedrockError:
 def render_error(error: Exception, request: Request) -> Response:
     """The answer to a request that raised."""
     known = classify(error)
-    headers = {"x-amzn-ErrorType": known.code, "x-amzn-RequestId": str(uuid.uuid4())}
+    headers = {"x-amzn-ErrorType": known.code}
     body = {"message": known.message, **known.members}
     return JSONResponse(body, status_code=known.status, headers=headers)

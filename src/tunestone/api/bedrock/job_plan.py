@@ -146,9 +146,13 @@ def _read_reward(services: Services, rft: Json) -> Json:
 
 def _read_settings(parameters: Json, start: Start) -> Json:
     asked = {_SETTINGS[name]: value for name, value in parameters.items()}
-    settings = {"group_size": _GROUP_SIZE, **start.settings, **asked}
+    layers = (
+        ("Bedrock's default", {"group_size": _GROUP_SIZE}),
+        ("this server's table of base models", start.settings),
+        (f"{_PLACE}.hyperParameters", asked),
+    )
     try:
-        resolve(layers=[(f"settings of {start.model}", settings)])
+        resolve(layers=layers)
     except RequestError as error:
-        raise ValidationException(f"{_PLACE}.hyperParameters: {error}") from None
-    return settings
+        raise ValidationException(f"The settings of this job cannot be used. {error}") from None
+    return {name: value for _, layer in layers for name, value in layer.items()}

@@ -126,7 +126,7 @@ def failure_message(job: Job) -> str | None:
 
 def training_metrics(job: Job) -> Json:
     """The policy loss of the last step."""
-    loss = job.progress.get("series", {}).get("actor/pg_loss")
+    loss = job.progress.get("training_loss")
     return {} if loss is None else {"trainingLoss": float(loss)}
 
 

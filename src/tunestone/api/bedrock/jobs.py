@@ -46,7 +46,7 @@ def create_job(call: Call, given: Json) -> Reply:
         session.add(job)
         session.flush()
         if start.note:
-            tell(session, job.id, "note", start.note, level="warn", at=job.created_at)
+            tell(session, job.id, "note:model", start.note, level="warn", at=job.created_at)
         put_tags(session, arn, given.get("jobTags", []))
         put_tags(session, model_tags_key(arn), given.get("customModelTags", []), shown=arn)
         remember(session, _CREATE, given, arn)

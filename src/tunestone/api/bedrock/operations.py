@@ -2,16 +2,14 @@
 
 An operation is a plain function of the call and its checked members that gives the members of the
 answer. Method, path, status and both shapes come from botocore's model, by the operation's name.
-It runs in a thread, since it works with the database; what takes long goes on after the answer.
+It runs in a thread, since it works with the database.
 """
 
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.model import OperationModel
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -29,8 +27,6 @@ class Reply:
     """That something else is trained or answers than the model's name says."""
     note: str = ""
     """What an accepted request does not do here."""
-    after: Callable[[], Awaitable[None]] | None = None
-    """What goes on once the answer is out."""
 
 
 Operation = Callable[[Call, Json], Reply | Mapping[str, Any]]
@@ -82,7 +78,6 @@ def _handler(model: OperationModel, operate: Operation) -> Handler:
 
 def _respond(model: OperationModel, reply: Reply) -> Response:
     headers = {
-        "x-amzn-RequestId": str(uuid.uuid4()),
         "x-tunestone-model-note": _in_ascii(reply.model_note),
         "x-tunestone-note": _in_ascii(reply.note),
     }
@@ -90,7 +85,6 @@ def _respond(model: OperationModel, reply: Reply) -> Response:
         write_output(model, reply.members),
         status_code=model.http["responseCode"],
         headers={name: value for name, value in headers.items() if value},
-        background=BackgroundTask(reply.after) if reply.after else None,
     )
 
 

@@ -5,12 +5,10 @@ Nothing is reserved, since one machine serves everything; each answer says so in
 """
 
 import logging
-from functools import partial
 
 from sqlalchemy import ColumnElement, and_, not_, or_, select
 from sqlalchemy.orm import Session
 
-from tunestone.api.bedrock.activation import activate
 from tunestone.api.bedrock.arns import (
     custom_model_arn,
     deployment_arn,
@@ -57,9 +55,7 @@ def create_throughput(call: Call, given: Json) -> Reply:
         arn = add_deployment(session, row, given, services.settings.account)
         remember(session, _CREATE, given, arn)
     _log.warning("%s: %s", name, _NOTE)
-    return Reply(
-        {"provisionedModelArn": arn}, note=_NOTE, after=partial(activate, services, row.id)
-    )
+    return Reply({"provisionedModelArn": arn}, note=_NOTE)
 
 
 def get_throughput(call: Call, given: Json) -> Reply:
@@ -102,7 +98,7 @@ def update_throughput(call: Call, given: Json) -> Reply:
             row.name = name
         if "desiredModelId" in given:
             begin_update(row, _model_arn(call, session, given["desiredModelId"]))
-    return Reply(note=_NOTE, after=partial(activate, services, row.id))
+    return Reply(note=_NOTE)
 
 
 def delete_throughput(call: Call, given: Json) -> Json:

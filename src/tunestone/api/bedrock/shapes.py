@@ -37,6 +37,7 @@ _WIDER: Mapping[str, tuple[str, ...]] = {
 _EXPONENTIAL = (r"(-*[a-zA-Z0-9\+\-\.])*", r"[a-zA-Z0-9\+\-\.]*")
 """A part of job names' pattern, on which a name of 60 hyphens would keep Python busy for years, and
 the same language in linear time."""
+_ANY_LETTER = r"\p{L}\p{Z}\p{N}"
 _INT32, _INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 _SHOWN = 200
 """Characters of a value that a message shows."""
@@ -249,7 +250,10 @@ class _Check:
 
 @cache
 def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern.replace(*_EXPONENTIAL), re.ASCII)
+    pattern = pattern.replace(*_EXPONENTIAL)
+    if _ANY_LETTER in pattern:  # Java's words for it, in the tags of Lambda
+        return re.compile(pattern.replace(_ANY_LETTER, r"\w\s"))
+    return re.compile(pattern, re.ASCII)
 
 
 def _is_text(value: str) -> bool:

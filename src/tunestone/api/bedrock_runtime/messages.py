@@ -264,6 +264,7 @@ def _whole(value: object, place: str) -> int:
 
 
 def read_effort(value: object, place: str) -> str:
+    """How hard to reason. Raises ValidationException for a word that means nothing."""
     if value not in _EFFORTS:
         raise ValidationException(f"The value at {place} must be one of: {', '.join(_EFFORTS)}.")
     return str(value)

@@ -98,13 +98,15 @@ def _question(item: Item, ref: ModelRef, sampling: Sampling) -> GenerationReques
 
 
 def _read_kept(path: Path) -> dict[int, Written]:
-    """What is on disk; a line cut by a kill is asked for again."""
-    done: dict[int, Written] = {}
-    if path.exists():
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            fields = json.loads(line)
-            done[fields.pop("position")] = Written(**fields)
-    return done
+    """What is on disk; a line that was cut by a kill is taken off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return {line["position"]: Written(line["text"], line["truncated"]) for line in lines}
 
 
 def _keep(path: Path, position: int, written: Written) -> None:

@@ -30,11 +30,6 @@ JUDGED = (
     "Builtin.Refusal",
 )
 """Metrics that an evaluator model gives."""
-_SAMPLING: Mapping[str, type | tuple[type, ...]] = {
-    "maxTokens": int,
-    "temperature": (int, float),
-    "topP": (int, float),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +128,10 @@ def _read_sampling(text: str, place: str) -> Sampling:
     if not isinstance(config, dict):
         raise RequestError(f"{place} is not an object.", remedy=remedy)
     for name, value in config.items():
-        if name not in _SAMPLING:
+        if name not in ("maxTokens", "temperature", "topP"):
             raise RequestError(f"{place}: '{name}' is not known here.", remedy=remedy)
-        if isinstance(value, bool) or not isinstance(value, _SAMPLING[name]) or value < 0:
+        kinds = (int,) if name == "maxTokens" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value >= 0:
             raise RequestError(f"{place}: '{name}' cannot be {value!r}.", remedy=remedy)
     default = Sampling()
     return Sampling(

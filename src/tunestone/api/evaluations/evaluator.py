@@ -1,9 +1,10 @@
-"""The engine as a judge's model: asked from the threads of a grader, answering on the event loop."""
+"""The engine as a judge's model: asked from a grader's threads, answering on the event loop."""
 
 import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from tunestone.api.inference.answers import Answers, collect, read
@@ -28,15 +29,15 @@ class EngineChat:
         self._engine = engine
         self._model = model
         self._loop = loop
-        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._asked = set[Future[Answers]]()
 
     def ask(
         self, messages: Sequence[Message], *, schema: Schema | None, params: SamplingParams
     ) -> Reply:
         """See ChatModel. The schema is enforced while the answer is drawn."""
         started = time.perf_counter()
-        if self._ended.is_set():
-            raise ServerFailure("the evaluation was stopped", spent_since(started, 0))
         request = GenerationRequest(
             id=new_id(),
             model=self._model,
@@ -45,11 +46,11 @@ class EngineChat:
             temperature=params.temperature or 0.0,
             grammar=None if schema is None else _grammar(schema),
         )
-        asked = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         try:
-            answers = asked.result()
-        except TunestoneError as error:
-            raise ServerFailure(str(error), spent_since(started, 1)) from error
+            answers = self._wait_for(request)
+        except (TunestoneError, CancelledError) as error:
+            told = str(error) or "the evaluation was stopped"
+            raise ServerFailure(told, spent_since(started, 1)) from error
         tokens = {"prompt": answers.prompt_tokens, "completion": answers.tokens}
         spent = Reply("", tokens, seconds=time.perf_counter() - started)
         (answer,) = answers.answers
@@ -58,8 +59,24 @@ class EngineChat:
         return Reply(answer.text, tokens, seconds=spent.seconds)
 
     def close(self) -> None:
-        """Refuses what is still to be asked: the job was stopped."""
-        self._ended.set()
+        """Ends what is being answered and refuses the rest: the job was stopped."""
+        with self._lock:
+            self._ended = True
+            asked = list(self._asked)
+        for one in asked:
+            one.cancel()
+
+    def _wait_for(self, request: GenerationRequest) -> Answers:
+        with self._lock:
+            if self._ended:
+                raise CancelledError
+            asked = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
+            self._asked.add(asked)
+        try:
+            return asked.result()
+        finally:
+            with self._lock:
+                self._asked.discard(asked)
 
     async def _answer(self, request: GenerationRequest) -> Answers:
         return await collect(read(self._engine, request))

@@ -1,9 +1,9 @@
 """Scores for answers: right or wrong, by the reward a model was tuned with, or by a judge.
 
-`Builtin.Accuracy` is the reward of the tuned model's own job where one of the models was tuned here,
-since that is what it was tuned for; else whether the answer is the reference, letter case, spaces
-and outer punctuation aside. The other metrics are given by the job's evaluator model on a scale of
-1 to 5, which becomes 0 to 1; the rubrics are ours, AWS's are not public.
+`Builtin.Accuracy` is the reward of the tuned model's own job where one of the models was tuned
+here, since that is what it was tuned for; else whether the answer is the reference, letter case,
+spaces and outer punctuation aside. The other metrics are given by the job's evaluator model on a
+scale of 1 to 5, which becomes 0 to 1; the rubrics are ours, AWS's are not public.
 """
 
 import re
@@ -131,11 +131,10 @@ def _match(
     items: Sequence[Item], answers: Sequence[Sequence[Written]]
 ) -> tuple[tuple[float, ...], ...]:
     references = [item.reference for item in items]
-    missing = [item for item in items if item.reference is None]
+    missing = [item.prompt.source for item in items if item.reference is None]
     if missing:
         raise DataError(
-            f"{ACCURACY} compares with a reference answer, and the prompt {missing[0].prompt.source}"
-            " has none.",
+            f"{ACCURACY} compares with a reference answer, and {missing[0]} has none.",
             remedy="Add `referenceResponse` (or `reference_answer`) to each row.",
         )
     return tuple(

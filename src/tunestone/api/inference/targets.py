@@ -51,6 +51,8 @@ def resolve_target(services: Services, name: str) -> Target:
 
     Raises UnknownModelError, or ModelNotReadyError where one has to wait.
     """
+    if not name.isprintable():  # PostgreSQL, for one, takes no zero character
+        raise _unknown(repr(name), "A name has no control characters.")
     with services.store.session() as session:
         target = _find(services, session, name)
     return replace(target, name=name)

@@ -109,7 +109,7 @@ class Moto:
     def _change(self, app: WsgiApp, request: WireRequest) -> WireAnswer:
         """Do it and write it down, in this order: what fails is not written."""
         seed, moment = secrets.randbits(64), time.time()
-        with _conditions(seed):
+        with _conditions(seed, moment):
             answer = self._ask(app, request)
         if answer.status < 300:
             entry = Entry(request.method, request.target, request.headers, moment, seed)
@@ -179,14 +179,11 @@ def _import_moto() -> WsgiApp:
 
 
 @contextlib.contextmanager
-def _conditions(seed: int, moment: float | None = None) -> Iterator[None]:
-    """moto's random numbers from this seed on; with a moment, its clock stands there."""
+def _conditions(seed: int, moment: float) -> Iterator[None]:
+    """moto's random numbers from this seed on, and its clock standing at this moment."""
     from moto.moto_api._internal import mock_random
 
     mock_random.seed(seed)
-    if moment is None:
-        yield
-        return
     stopped = datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
     modules: list[Any] = [import_module(f"moto.{name}.models") for name in ("iam", "s3")]
     clocks = [(models, models.utcnow) for models in modules]

@@ -17,6 +17,7 @@ from tunestone.api.openai import (
     responses,
 )
 from tunestone.api.openai.errors import render_error
+from tunestone.api.openai.files import sweep
 
 _PREFIXES = ("/v1", "/openai/v1")
 """OpenAI's and bedrock-mantle's, and bedrock-runtime's."""
@@ -32,4 +33,4 @@ ROUTES: tuple[Route, ...] = tuple(
 )
 """All operations, under each prefix."""
 
-__all__ = ["ROUTES", "render_error"]
+__all__ = ["ROUTES", "render_error", "sweep"]

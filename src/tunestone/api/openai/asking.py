@@ -1,6 +1,5 @@
 """What chat, legacy completions and Responses share: the way from a request to weights."""
 
-import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -79,7 +78,6 @@ class Question(Part):
 async def read_question(call: Call, model: type[T], *, unknown: Unknown) -> tuple[T, Target]:
     """The checked body and the weights that are to answer. Raises OpenAIError."""
     value = await read_object(call.request)
-    _refuse_half_letters(await call.request.body(), value)
     question = parse_question(value, model, unknown=unknown)
     return question, await find_target(call, question.model)
 
@@ -90,17 +88,6 @@ async def find_target(call: Call, name: str) -> Target:
         return await run_in_threadpool(resolve_target, call.services, name)
     except UnknownModelError as error:
         raise OpenAIError(404, str(error), param="model", code=error.code) from error
-
-
-def _refuse_half_letters(body: bytes, value: Any) -> None:
-    """JSON can escape half of a surrogate pair; no text has such a letter, and no tokenizer."""
-    if b"\\ud" not in body.lower():
-        return
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        message = f"We could not parse the JSON body of your request: {error.reason}."
-        raise OpenAIError(400, message) from None
 
 
 def new_name(prefix: str) -> str:

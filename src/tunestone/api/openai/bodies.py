@@ -10,6 +10,8 @@ from starlette.requests import Request
 
 from tunestone.api.openai.errors import OpenAIError
 
+_DEEPEST = 200
+
 
 class Body(BaseModel):
     """Base of the bodies we know all members of: an unknown one is refused, never ignored."""
@@ -30,6 +32,7 @@ async def read_object(request: Request) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise OpenAIError(400, "The body of the request must be a JSON object.")
+    _check_writable(value)
     return value
 
 
@@ -45,6 +48,27 @@ def parse(value: Any, model: type[T], *, within: str = "") -> T:
         path += [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
         param = ".".join(path)
         raise OpenAIError(400, _describe(param, problem, known), param=param or None) from None
+
+
+def _check_writable(value: Any) -> None:
+    """Raise OpenAIError for what could be read but never be given back: lone surrogates, and
+    objects so deep that there would be no room to put them into others."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise OpenAIError(400, f"The body is nested more than {_DEEPEST} levels deep.")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise OpenAIError(
+            400, "The body holds half of a surrogate pair, which is no text."
+        ) from None
 
 
 def _describe(param: str, problem: Any, known: list[str]) -> str:

@@ -22,8 +22,8 @@ def tell_start(session: Session, job: Job) -> None:
     for kind in ("training", "validation"):
         if file := job.request.get(f"{kind}_file"):
             tell(session, job.id, f"validating:{kind}", f"Validating {kind} file: {file}")
-    for number, note in enumerate(job.plan["extra"]["notes"]):
-        tell(session, job.id, f"note:{number}", note, level="warn")
+    for key, note in job.plan["extra"]["notes"].items():
+        tell(session, job.id, f"note:{key}", note, level="warn")
 
 
 async def list_events(call: Call) -> Response:

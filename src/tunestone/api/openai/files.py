@@ -2,8 +2,9 @@
 
 A file is a row and a file of the same id under `files/` in the data folder; its name, which the
 client chose, is only shown. It is flushed and renamed before its row is committed, and the answer
-comes after that: what was acknowledged is there after a power cut. What a crash leaves in between
-is a file without a row, which `sweep` removes when the server starts.
+comes after that: what was acknowledged is there after a power cut. What a crash leaves of an upload
+is removed by `sweep` when the server starts. It leaves whole files without a row alone, for it may
+be the database that is the wrong one.
 """
 
 import json
@@ -129,15 +130,14 @@ def folder_of(services: Services) -> Path:
 
 
 def sweep(services: Services) -> None:
-    """Remove files that nobody was told of, and expired ones; before any request is answered."""
+    """Remove unfinished uploads and expired files; before any request is answered."""
     with services.store.session() as session:
-        for file in session.scalars(select(File).where(File.expires_at <= now())):
+        expired = list(session.scalars(select(File).where(File.expires_at <= now())))
+        for file in expired:
             session.delete(file)
-        session.flush()
-        kept = {Path(path).name for path in session.scalars(select(File.path))}
-    for path in folder_of(services).iterdir():
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+    leftovers = folder_of(services).glob(f"*{_PARTIAL}")
+    for path in (*leftovers, *(services.folder / file.path for file in expired)):
+        path.unlink(missing_ok=True)
 
 
 def _keep(services: Services, file_id: str, partial: Path, upload: Upload) -> File:

@@ -242,12 +242,12 @@ def _read_hyperparameters(
     return parse(legacy, ReinforcementHyperparameters, within="hyperparameters")
 
 
-def _notes(body: CreateJob, target: Target, about_reward: tuple[str, ...]) -> list[str]:
-    """What the client should know of the job from its start."""
-    notes = [target.note] if target.note else []
-    notes += about_reward
+def _notes(body: CreateJob, target: Target, about_reward: tuple[str, ...]) -> dict[str, str]:
+    """What the client should know of the job from its start, by what it is about."""
+    notes = {"model": target.note} if target.note else {}
+    notes |= {f"grader:{number}": note for number, note in enumerate(about_reward)}
     if body.integrations:
-        notes.append(
+        notes["wandb"] = (
             "Integration wandb: nothing is sent to Weights & Biases from here. The metrics are in "
             "this job's events, in its result file and in its run folder (metrics.jsonl)."
         )

@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.responses import JSONResponse, Response
 
+from tunestone.api.access.keys import OWN_KEY
 from tunestone.api.http import Call, Route
 from tunestone.api.inference.targets import resolve_target
 from tunestone.api.openai.bodies import parse, read_object
@@ -59,6 +60,8 @@ _LAMBDA_FIELDS = frozenset(
 )
 _REFUSED_FIELDS = {"sql": ("database",), **dict.fromkeys(ASKING, ("endpoint",))}
 _GRADER = "method.reinforcement.grader"
+_LIMITER = CapacityLimiter(8)
+"""Graders at work at once: one may take minutes, and threads are needed to answer others too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ async def validate(call: Call) -> Response:
         reward = read_reward(call.services, body.grader, address, param="grader")
         _with_grader(call.services, reward, lambda grade: None)
 
-    await run_in_threadpool(check)
+    await to_thread.run_sync(check, limiter=_LIMITER)
     return JSONResponse({"grader": body.grader})
 
 
@@ -95,7 +98,7 @@ async def run(call: Call) -> Response:
         found = _with_grader(call.services, reward, lambda grade: grade(sample))
         return render_run(body.grader, found)
 
-    return JSONResponse(await run_in_threadpool(grade))
+    return JSONResponse(await to_thread.run_sync(grade, limiter=_LIMITER))
 
 
 def read_reward(
@@ -124,7 +127,8 @@ def read_reward(
 def own_address(call: Call) -> str:
     """Where this server is reached from this machine: by the socket, not by what a header says."""
     host, port = call.request.scope["server"]
-    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+    scheme = "https" if call.services.settings.tls_certificate else "http"
+    return f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
 
 
 def render_run(grader: Mapping[str, Any], grade: Grade) -> dict[str, Any]:
@@ -270,7 +274,8 @@ def _aim(
         raise RewardError(f"{grader['type']}: {error.message}", remedy=error.remedy) from error
     if target.note:
         notes.append(f"Grader: {target.note}")
-    return {**grader, "endpoint": {"base_url": address}}
+    key = {"api_key_env": OWN_KEY} if OWN_KEY in os.environ else {}
+    return {**grader, "endpoint": {"base_url": address, **key}}
 
 
 ROUTES = (

@@ -80,7 +80,7 @@ def _render(job: Job, tuned: str | None) -> dict[str, Any]:
         "user_provided_suffix": request.get("suffix"),
         "validation_file": request.get("validation_file"),
     }
-    return {**shown, "notes": extra["notes"]} if extra.get("notes") else shown
+    return {**shown, "notes": list(extra["notes"].values())} if extra.get("notes") else shown
 
 
 def _render_method(given: Mapping[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from pydantic import Field
 
 from tunestone.api.openai.asking import Part
 from tunestone.api.openai.errors import OpenAIError
-from tunestone.api.openai.wording import invalid, missing
+from tunestone.api.openai.wording import invalid, missing, unsupported_value
+
+_TEXTS = ("text", "refusal", "input_text", "output_text")
+_OTHER_MEDIA = ("image_url", "input_image", "input_audio", "file", "input_file")
 
 
 class FunctionCall(Part):
@@ -96,30 +99,29 @@ def _check_tool_turn(message: Message, called: set[str], i: int) -> None:
         )
 
 
-def read_content(content: str | list[dict[str, Any]] | None, param: str) -> str | None:
+def read_content(content: str | list[Any] | None, param: str) -> str | None:
     """A turn's text; parts are put together. Raises OpenAIError for a picture or a sound."""
     if content is None or isinstance(content, str):
         return content
-    texts = []
-    for i, part in enumerate(content):
-        kind = part.get("type")
-        key = "refusal" if kind == "refusal" else "text"
-        if kind not in {"text", "refusal", "input_text", "output_text"}:
-            raise _wrong_part(kind, f"{param}[{i}].type")
-        if not isinstance(part.get(key), str):
-            where = f"{param}[{i}].{key}"
-            raise missing(where)
-        texts.append(part[key])
-    return "".join(texts)
+    return "".join(_read_part(part, f"{param}[{i}]") for i, part in enumerate(content))
+
+
+def _read_part(part: Any, param: str) -> str:
+    if not isinstance(part, dict):
+        raise invalid(f"Invalid type for '{param}': expected an object.", param, "invalid_type")
+    kind = part.get("type")
+    if kind not in _TEXTS:
+        raise _wrong_part(kind, f"{param}.type")
+    key = "refusal" if kind == "refusal" else "text"
+    text = part.get(key)
+    if not isinstance(text, str):
+        raise missing(f"{param}.{key}")
+    return text
 
 
 def _wrong_part(kind: Any, param: str) -> OpenAIError:
-    if kind in {"image_url", "input_image", "input_audio", "file", "input_file"}:
+    if kind in _OTHER_MEDIA:
         message = f"Invalid content type. {kind} is only supported by certain models; here all "
         message += "read text."
         return invalid(message, param, "invalid_value")
-    return invalid(
-        f"Invalid value: '{kind}'. Supported values are: 'text' and 'refusal'.",
-        param,
-        "invalid_value",
-    )
+    return unsupported_value(kind, param, _TEXTS)
