@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: config.md, cli.md, errors.md, rewards/reference.md.
+"""Writes the pages that follow from the code; PAGES names them.
 
 .venv/bin/python docs/generate.py           rewrite them
 .venv/bin/python docs/generate.py --check   write nothing; status 1 when one is out of date
@@ -15,6 +15,10 @@ import typer
 from pydantic import BaseModel
 
 from tunestone import cli, config, errors
+from tunestone.api import bedrock, bedrock_runtime
+from tunestone.api.coverage import FURTHER, read_rows
+from tunestone.api.server import ROUTES
+from tunestone.jobs import settings
 from tunestone.rewards.grader import KINDS
 from tunestone.rewards.judges.chat_models import Endpoint, SamplingParams
 from tunestone.rewards.judges.model_graders import GraderMessage
@@ -38,8 +42,19 @@ label for whoever reads it. A template such as `{{ item.reference_answer }}` tak
 row, `{{ sample.output_text }}` the completion. An unknown field is refused with the nearest known
 one. [write-a-reward.md](write-a-reward.md) shows each kind at work.
 """
+SERVER = """
+`tunestone serve` takes these from a TOML file (`--config server.toml`), and the most common ones as
+options, which win. [deploy.md](deploy.md) shows them at work.
+"""
+COVERAGE = """
+What of Amazon Bedrock's and OpenAI's reinforcement fine-tuning is answered here. Surface A is
+Bedrock through boto3, B its OpenAI-compatible endpoint, C OpenAI's own. *done*: works as there.
+*partial*: the text says what is missing. *echoed*: checked, stored and shown, with no effect.
+*hook*: there is a place for your own. A test holds this page against the server's routes.
+"""
 TABLES = {"endpoint": Endpoint, "sampling_params": SamplingParams, "input": GraderMessage}
 """Fields that are tables themselves, and what they hold."""
+SERVER_TABLES = {"base_models": settings.BaseAlias, "webhooks": settings.Webhook}
 BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
 STATUS = {errors.RequestError: 2, errors.WorldError: 3, errors.TunestoneError: 1}
 """Exit status; the first class that an error belongs to counts (as in `cli.main`)."""
@@ -107,9 +122,10 @@ def type_name(annotation: object) -> str:
         of = arguments[1]
         return "table" if of is typing.Any else f"table of {type_name(of)}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        names = [name for name, model in TABLES.items() if model is annotation]
+        tables = {**TABLES, **SERVER_TABLES}
+        names = [name for name, model in tables.items() if model is annotation]
         return "reward" if annotation is Spec else f"[`{names[0]}`](#{names[0]}) table"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
     return {**names, types.NoneType: "empty"}[annotation]
 
 
@@ -186,6 +202,39 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def server_page() -> str:
+    """The server's settings, and those of the tables that stand in them."""
+    lines = ["# Settings of the server", NOTE, "", SERVER.strip(), ""]
+    lines += field_table("setting", settings.ServerSettings.model_fields)
+    for name, model in SERVER_TABLES.items():
+        lines += ["", f"## `{name}`", "", inspect.getdoc(model), ""]
+        lines += field_table("field", model.model_fields)
+    return "\n".join(lines) + "\n"
+
+
+def coverage_page() -> str:
+    """The acceptance table, then every operation there is."""
+    lines = ["# What of the services' APIs is answered", NOTE, "", COVERAGE.strip(), ""]
+    lines += ["| # | surface | feature | state | here |", "|---|---|---|---|---|"]
+    for row in read_rows():
+        cells = (str(row.number), row.surfaces, row.feature, row.state, row.how)
+        lines += [f"| {' | '.join(cells)} |"]
+    lines += ["", "## Operations", "", "| dialect | operation | method | path | scope | rows |"]
+    lines += ["|---|---|---|---|---|---|"]
+    refused = {**bedrock.REFUSED, **bedrock_runtime.REFUSED}
+    for route in ROUTES:
+        if route.operation not in refused and not route.path.startswith("/openai/v1"):
+            rows = [str(row.number) for row in read_rows() if route.operation in row.operations]
+            belongs = ", ".join(rows) or FURTHER[route.operation]
+            cells = (route.dialect, f"`{route.operation}`", route.method, f"`{route.path}`")
+            lines += [f"| {' | '.join((*cells, route.scope, belongs))} |"]
+    lines += ["", "The OpenAI routes stand under `/openai/v1` too."]
+    lines += ["", "## Refused", "", "Answered with the reason and never with a pretence.", ""]
+    lines += ["| operation | why |", "|---|---|"]
+    lines += [f"| `{name}` | {why} |" for name, why in sorted(refused.items())]
+    return "\n".join(lines) + "\n"
+
+
 def fenced(text: str) -> list[str]:
     """The text as a code block."""
     return ["```", *(line.rstrip() for line in text.strip("\n").splitlines()), "```"]
@@ -195,6 +244,8 @@ PAGES = {
     "config.md": config_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
+    "server.md": server_page,
+    "api-coverage.md": coverage_page,
     "rewards/reference.md": rewards_page,
 }
 

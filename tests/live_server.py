@@ -166,12 +166,12 @@ def serving_app(app: Any, *, certificate: Path | None = None) -> Iterator[str]:
 
 
 def write_certificate(folder: Path) -> Path:
-    """A PEM file with a certificate for 127.0.0.1 and its key, signed by itself."""
+    """A PEM file with a certificate for 127.0.0.1 and ::1 and its key, signed by itself."""
     path = folder / "certificate.pem"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,IP:::1"),
             *("-keyout", str(folder / "key.pem"), "-out", str(path)),
         ],
         check=True,

@@ -12,7 +12,7 @@ import boto3
 from botocore.config import Config
 
 from live_server import running, services_in
-from tunestone.api import local_aws
+from tunestone.api import local_aws, server
 from tunestone.api.local_aws.credentials import own_credentials
 from tunestone.api.services import Services
 from tunestone.jobs.objects import Objects
@@ -50,9 +50,8 @@ def local_server(folder: Path, **options: Any) -> Iterator[tuple[str, Services]]
     objects = Objects(settings, endpoint=lambda: address[0])
     services = services_in(folder, objects=objects, local_aws=True, **options)
     objects._credentials = partial(own_credentials, services.store, services.folder)
-    errors = {"lambda": local_aws.render_error}
     find = local_aws.local_aws_app(services)
-    with running(services, local_aws.ROUTES, errors, elsewhere=find) as url:
+    with running(services, server.ROUTES, server.RENDER_ERROR, elsewhere=find) as url:
         address.append(url)
         try:
             yield url, services

@@ -361,6 +361,18 @@ def test_scopes(locked):
         aws(url, "s3", keys["read"]).put_object(Bucket="b", Key="k", Body=b"")
 
 
+def test_the_servers_own_key_may_only_look(tmp_path):
+    services = services_in(tmp_path, require_keys=True)
+    own = KeyRing(services.store, tmp_path).own_bearer()
+    with running(services, ROUTES) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=own, max_retries=0)
+        client.models.list()
+        with pytest.raises(openai.PermissionDeniedError, match="scope read, and write is needed"):
+            client.files.create(file=b"x", purpose="fine-tune")
+        with pytest.raises(openai.AuthenticationError, match="Incorrect API key"):
+            client.with_options(api_key=own[:-1] + "x").models.list()
+
+
 def test_health_needs_no_key_and_metrics_do(locked):
     url, keys = locked
     assert raw(f"{url}/healthz")[::2] == (200, '{"status":"ok"}')

@@ -1,6 +1,7 @@
 """Customization jobs through boto3: create, get, list, stop, and all that is refused."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import boto3
@@ -293,6 +294,17 @@ def test_of_parallel_creations_of_one_name_one_wins(url, services):
     assert sorted(outcomes)[:5] == ["ConflictException"] * 5
     with services.store.session() as session:
         assert session.query(Job).filter_by(name="race").count() == 1
+
+
+def test_many_creations_at_once_do_not_starve_each_other(tmp_path):
+    services = services_in(tmp_path, local_aws=True)
+    with serving_bedrock(services) as url, ThreadPoolExecutor(30) as pool:
+
+        def create(number):
+            return connect(url).create_model_customization_job(**job_request(f"job-{number}"))
+
+        arns = {answer["jobArn"] for answer in pool.map(create, range(30))}
+    assert len(arns) == 30
 
 
 def test_stop(client, services):

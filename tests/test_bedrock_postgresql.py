@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from botocore.exceptions import ClientError
 
@@ -22,7 +23,7 @@ from postgres import postgres_cluster, postgres_url  # noqa: F401 - fixtures
 
 def test_names_lists_deployments_and_tags(tmp_path, postgres_url):  # noqa: F811
     services = services_in(tmp_path, database=postgres_url)
-    with serving_bedrock(services) as url:
+    with closing(services.store), serving_bedrock(services) as url:
         client = connect(url)
         check_that_one_creation_wins(url)
         models = [make_model(services, client, f"Job-{i}") for i in range(3)]

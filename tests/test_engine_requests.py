@@ -12,6 +12,8 @@ import torch
 from engine_steps import Engine, tiny, write_adapter
 from tiny import write_tiny_model
 from tunestone.core.model import load_base
+from tunestone.core.sampler import truncate
+from tunestone.engine.drawing import narrow
 
 WARM = {"max_tokens": 24, "temperature": 0.9, "logprobs": 0}
 
@@ -57,11 +59,24 @@ def test_without_a_seed_answers_differ(engine, tiny_folder):
     assert byte_rows(engine.ask(**asked)) != byte_rows(engine.ask(**asked))
 
 
-@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-9}, {"top_p": 0.0}])
-def test_the_narrowest_choice_is_the_greedy_one(engine, tiny_folder, narrow):
+@pytest.mark.parametrize(
+    ("spread", "top_k", "top_p"),
+    [(3.0, 0, 0.9), (3.0, 40, 0.8), (3.0, 40, 1.0), (3.0, 1500, 0.9), (0.1, 0, 0.9), (3.0, 0, 1.0)],
+)
+def test_narrowing_is_what_a_full_sort_gives(spread, top_k, top_p):
+    # A spread of 0.1 is nearly uniform: its best 1024 of 5000 hold less than 0.9.
+    generator = torch.Generator().manual_seed(1)
+    probabilities = (torch.randn(4, 5000, generator=generator) * spread).softmax(dim=-1)
+    expected = truncate(probabilities.clone(), top_k, top_p)
+    assert torch.equal(narrow(probabilities, top_k, top_p), expected)
+    assert (expected.count_nonzero() < probabilities.numel()) == (top_k > 0 or top_p < 1)
+
+
+@pytest.mark.parametrize("narrowed", [{"top_k": 1}, {"top_p": 1e-9}, {"top_p": 0.0}])
+def test_the_narrowest_choice_is_the_greedy_one(engine, tiny_folder, narrowed):
     asked = {"model": tiny(tiny_folder), "text": "say", "max_tokens": 12, "logprobs": 0}
     greedy = engine.ask(**asked, temperature=0.0)
-    assert byte_rows(engine.ask(**asked, temperature=1.5, **narrow)) == byte_rows(greedy)
+    assert byte_rows(engine.ask(**asked, temperature=1.5, **narrowed)) == byte_rows(greedy)
     assert byte_rows(engine.ask(**asked, temperature=1e-30)) == byte_rows(greedy)
 
 
@@ -270,6 +285,7 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason(engine, tiny_folder, 
         ({"logprobs": 21}, "request_error", "logprobs is 21; it must be 0 to 20."),
         ({"logit_bias": {"yes": 1.0}}, "request_error", "logit_bias has a key that is no token"),
         ({"logit_bias": {"264": 1.0}}, "request_error", "names token 264; the model has 264"),
+        ({"logit_bias": {"3": float("inf")}}, "request_error", "is no finite number"),
         ({"text": ""}, "request_error", "The prompt is empty."),
         ({"text": None}, "request_error", "There are no messages."),
         (
@@ -344,6 +360,7 @@ def test_rows_are_limited_and_questions_keep_their_order(tiny_folder):
 
 def test_cancelling_frees_the_place_of_a_request(engine, tiny_folder):
     asked = {"model": tiny(tiny_folder), "text": "x", "max_tokens": 900}
+    asked["logit_bias"] = {"256": -100.0}  # no end token
     kept = engine.submit(id="kept", **asked, seed=1, logprobs=0)
     gone = engine.submit(id="gone", **asked, n=3)
     engine.step(5)
@@ -374,8 +391,9 @@ def test_cancelling_frees_the_place_of_a_request(engine, tiny_folder):
 def test_a_broken_adapter_fails_its_request_alone(engine, tiny_folder, tmp_path, damage, message):
     folder = write_adapter(tiny_folder, tmp_path / "adapter", seed=3)
     damage(folder)
-    other = engine.submit(id=f"{tmp_path}", model=tiny(tiny_folder), text="x", max_tokens=9)
-    told = engine.ask(model=tiny(tiny_folder, folder), text="x", max_tokens=9)
+    asked = {"text": "x", "max_tokens": 9, "temperature": 0.0}
+    other = engine.submit(id=f"{tmp_path}", model=tiny(tiny_folder), **asked)
+    told = engine.ask(model=tiny(tiny_folder, folder), **asked)
     assert told.failed.code == "model_error"
     assert message in told.failed.message
     assert engine.told[other].ended[0].reason == "length"
@@ -413,7 +431,8 @@ def test_the_longest_unused_make_room(tmp_path):
     again = [engine.ask(model=tiny(folder), **asked).texts[0] for folder in folders]
     assert again == first
     assert len(set(first)) == 3
-    engine.submit(id="long", model=tiny(folders[0], adapters[0]), text="x", max_tokens=300)
+    endless = {"max_tokens": 900, "logit_bias": {"256": -100.0}}
+    engine.submit(id="long", model=tiny(folders[0], adapters[0]), text="x", **endless)
     engine.step(3)
     for adapter in (*adapters, adapters[0]):
         assert engine.ask_beside(model=tiny(folders[0], adapter), **asked).ended
@@ -456,4 +475,5 @@ def test_a_forward_that_fails_loses_its_answers_but_not_the_engine(tiny_folder):
     assert engine.told["lost"].failed.code == "internal_error"
     assert engine.told["lost"].failed.message == "RuntimeError: out of memory"
     assert engine.scheduler.stats()["rows"] == 0
-    assert engine.ask(model=tiny(tiny_folder), text="x", max_tokens=9).ended[0].tokens == 9
+    told = engine.ask(model=tiny(tiny_folder), text="x", max_tokens=9, temperature=0.0)
+    assert told.ended[0].tokens == 9

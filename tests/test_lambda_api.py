@@ -339,12 +339,14 @@ def test_without_local_aws_lambda_is_not_answered(tmp_path):
 
 def test_the_reward_of_a_job_keeps_the_code_it_started_with(server, functions, tmp_path):
     _, services = server
-    arn = deploy(functions, "job", LENGTH, Timeout=33, MemorySize=512)["FunctionArn"]
+    settings = {"Timeout": 33, "MemorySize": 512, "Environment": {"Variables": {"WHO": "me"}}}
+    arn = deploy(functions, "job", LENGTH, **settings)["FunctionArn"]
     reward = reward_for_arn(services, f"{arn}:$LATEST")
     constant = LENGTH.replace('float(len(one["messages"][-1]["content"]))', "9")
     functions.update_function_code(FunctionName="job", ZipFile=zipped(reward=constant))
     spec = parse_spec(reward)
     assert (spec.timeout_seconds, spec.memory_mib, spec.network) == (33, 512, False)
+    assert spec.variables == {"WHO": "me", "AWS_REGION": "us-east-1"}
     sample = Sample(Prompt("p", ({"role": "user", "content": "?"},), {}), "four")
     for table, expected in ((reward, 4.0), (reward_for_arn(services, arn), 9.0)):
         with ExitStack() as stack:

@@ -211,6 +211,6 @@ def test_a_judge_asks_with_the_servers_own_key(served, monkeypatch):
     reward = graders.read_reward(services, JUDGE, "http://127.0.0.1:1/v1")
     assert reward.spec["endpoint"]["api_key_env"] == OWN_KEY
     ring = KeyRing(services.store, services.folder)
-    assert ring.by_bearer(own).scopes == ["read", "write"]
+    assert ring.by_bearer(own).scopes == ["read"]
     assert ring.by_bearer(own[:-1] + ("0" if own[-1] != "0" else "1")) is None
     assert own not in json.dumps(reward.spec)

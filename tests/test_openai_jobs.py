@@ -192,6 +192,31 @@ def test_legacy_hyperparameters_count_where_the_method_has_none(client, store):
     }
 
 
+def test_own_settings_go_under_their_own_name(client, store):
+    own = {"max_completion_tokens": 40, "lora_rank": 8, "seed": 5}
+    job = create(client, extra_body={"tunestone": own})
+    assert plan_of(store, job).settings.items() >= own.items()
+    assert job.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "param", "message"),
+    [
+        ({"max_completion": 4}, "tunestone", "Did you mean 'max_completion_tokens'?"),
+        ({"lora_rank": -1}, "tunestone", "lora_rank = -1 (request): Input should be"),
+        ({"data": "/etc/passwd"}, "tunestone.data", "a job does not set it"),
+        ({"reward": "x.py:f"}, "tunestone.reward", "a job does not set it"),
+        ({"sandbox": "none"}, "tunestone.sandbox", "a job does not set it"),
+    ],
+)
+def test_own_settings_are_checked(client, settings, param, message):
+    error = refusal(
+        openai.BadRequestError, lambda: create(client, extra_body={"tunestone": settings})
+    )
+    assert error.param == param
+    assert message in error.message
+
+
 def test_a_seed_is_chosen_and_shown_when_none_is_given(client, store):
     job = create(client)
     assert plan_of(store, job).settings["seed"] == job.seed

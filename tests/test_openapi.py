@@ -19,7 +19,7 @@ from tunestone.api.http import Route
 from tunestone.api.openapi import describe
 from tunestone.api.server import RENDER_ERROR, ROUTES
 
-EXAMPLES = 8
+EXAMPLES = 5
 CHECKED = settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -32,7 +32,8 @@ CHECKED = settings(
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    services = services_in(tmp_path_factory.mktemp("openapi"), requests_per_minute=0)
+    folder = tmp_path_factory.mktemp("openapi")
+    services = services_in(folder, requests_per_minute=0, local_aws=True)
     with running(services, ROUTES, RENDER_ERROR) as address:
         yield address
 

@@ -6,6 +6,7 @@ import logging
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import boto3
 import openai
 import pytest
 
-from live_server import serving
+from live_server import serving, write_certificate
 from postgres import postgres_cluster, postgres_url  # noqa: F401 - fixtures
 from tunestone.cli import main
 
@@ -232,6 +233,25 @@ def test_on_postgresql(tmp_path, postgres_url):  # noqa: F811
     with serving(data, "--database", postgres_url) as running:
         client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
         assert [file.id for file in client.files.list()] == [kept.id]
+
+
+def test_over_https_and_ipv6(tmp_path):
+    certificate = write_certificate(tmp_path)
+    (tmp_path / "server.toml").write_text(f'tls_certificate = "{certificate}"\nhost = "::1"\n')
+    command = ["serve", "--config", tmp_path / "server.toml", "--data", tmp_path / "data"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tunestone.cli", *command, "--port", "0"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        found = re.search(r"https://\[::1\]:\d+", process.stdout.readline())
+        trusting = ssl.create_default_context(cafile=certificate)
+        with urllib.request.urlopen(f"{found[0]}/healthz", context=trusting) as answer:
+            assert answer.status == 200
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        process.stdout.close()
 
 
 def test_the_log_as_text(tmp_path):

@@ -14,6 +14,15 @@ FURTHER: dict[str, str] = {
     "responses.retrieve": "Responses are kept unless `store` is false.",
     "responses.delete": "Removes a kept response.",
     "responses.input_items.list": "What a kept response answered.",
+    "CountTokens": "Tokens of a prompt under the model's template.",
+    "ListFoundationModels": "The names of base models there are here.",
+    "GetFoundationModel": "What a name of a base model stands for here.",
+    "GetFunctionConfiguration": "Local AWS, for waiters.",
+    "UpdateFunctionConfiguration": "Local AWS.",
+    "ListFunctions": "Local AWS.",
+    "AddPermission": "Local AWS; kept and shown, for whoever may write may invoke.",
+    "RemovePermission": "Local AWS.",
+    "GetPolicy": "Local AWS.",
 }
 """Operations beyond the table -> what they are for."""
 

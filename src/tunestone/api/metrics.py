@@ -107,7 +107,7 @@ class _Answering(Collector):
             yield GaugeMetricFamily(f"tunestone_engine_{name}", "Of the engine.", float(value))
 
 
-def _pairs(session: Session, question: Select[Any], column: Any) -> dict[str, int]:
+def _pairs(session: Session, question: Select[str, int], column: Any) -> dict[str, int]:
     rows = session.execute(question.group_by(column)).all()
     return {row[0]: row[1] for row in rows}
 

@@ -140,6 +140,8 @@ class _Models:
             schema |= _range(shape, "Length")
             if enum := getattr(shape, "enum", None):
                 schema["enum"] = list(enum)
+            elif pattern := shape.metadata.get("pattern"):
+                schema["pattern"] = f"^(?:{pattern})$"
         elif schema["type"] in ("integer", "number"):
             schema |= _range(shape, "imum")
         return schema

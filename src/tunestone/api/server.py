@@ -96,7 +96,8 @@ def build_server(services: Services, readiness: Readiness) -> Starlette:
         notifier = Notifier(services.store, receivers, describers(services.settings))
         await run_in_threadpool(openai.sweep, services)
         async with contextlib.AsyncExitStack() as ending:
-            ending.push_async_callback(services.engine.aclose)
+            if isinstance(services.engine, EngineClient):
+                ending.push_async_callback(services.engine.aclose)
             ending.push_async_callback(run_in_threadpool, local_aws.stop_functions, services)
             for part in (notifier, services.invocation_log, services.jobs):
                 if part is not None:
@@ -142,8 +143,6 @@ def serve(settings: ServerSettings, ready: Callable[[str, Services], None]) -> N
     _check_tls(settings)
     bound = listen(settings.host, settings.port)
     address = _address(settings, bound.getsockname()[1])
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{bound.getsockname()[1]}"
     with contextlib.closing(bound), open_services(settings, address=address) as services:
         readiness = Readiness()
         config = uvicorn.Config(
@@ -198,14 +197,10 @@ async def _cancel(task: "asyncio.Task[None]") -> None:
 
 def _address(settings: ServerSettings, port: int) -> str:
     """Where clients on this machine find the server."""
-    unspecified = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-    host = unspecified.get(settings.host.strip("[]"), settings.host)
+    host = settings.host.strip("[]")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     scheme = "https" if settings.tls_certificate else "http"
-    return (
-        f"{scheme}://[{host}]:{port}"
-        if host.count(":") > 1 and "[" not in host
-        else (f"{scheme}://{host}:{port}")
-    )
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _check_tls(settings: ServerSettings) -> None:

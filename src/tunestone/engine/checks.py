@@ -1,5 +1,7 @@
 """What is refused before a model is asked."""
 
+import math
+
 from tunestone.engine.cache import room_for
 from tunestone.engine.shelf import Loaded
 from tunestone.errors import ContextLengthError, RequestError
@@ -28,6 +30,14 @@ def check_request(request: GenerationRequest, *, most_rows: int) -> None:
         ),
         "logit_bias has a key that is no token id": not all(
             token.isdecimal() for token in request.logit_bias
+        ),
+        "A penalty or a bias is no finite number": not all(
+            math.isfinite(number)
+            for number in (
+                request.frequency_penalty,
+                request.presence_penalty,
+                *request.logit_bias.values(),
+            )
         ),
     }
     for message, is_wrong in wrong.items():

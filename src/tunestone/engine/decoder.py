@@ -129,7 +129,10 @@ class PackedDecoder:
     @torch.inference_mode()
     def start(self, reading: Reading, index: int) -> Row:
         """See `Decoder`."""
-        return Row(reading, index, self._pools.start(reading.cache))
+        place = self._pools.start(reading.cache)
+        if index == reading.answers - 1:
+            reading.cache.layers.clear()  # every answer has its copy now
+        return Row(reading, index, place)
 
     @torch.inference_mode()
     def drop(self, row: Row) -> None:

@@ -19,6 +19,7 @@ from tunestone.engine.text import TokenBytes
 from tunestone.errors import GrammarError
 from tunestone.generation import GenerationRequest, TokenChance, TokenLogprob
 
+_BEST = 1024  # tokens that hold nearly all probability of nearly all distributions
 _COLDEST = 1e-4  # below it a temperature is greedy; dividing by it would overflow
 
 
@@ -90,11 +91,25 @@ def draw(logits_BV: Tensor, choosers: Sequence[TokenChooser]) -> list[int]:
             chosen = some_BV.argmax(dim=-1)
         else:
             probabilities_BV = (some_BV / temperature).softmax(dim=-1)
-            allowed_BV = truncate(probabilities_BV, top_k, top_p)
+            allowed_BV = narrow(probabilities_BV, top_k, top_p)
             chosen = pick(allowed_BV, uniforms.to(some_BV.device))
         for b, token in zip(rows, chosen.tolist(), strict=True):
             tokens_B[b] = token
     return tokens_B
+
+
+def narrow(probabilities_BV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """What `truncate` gives, without sorting the whole vocabulary where its best tokens suffice."""
+    size = probabilities_BV.shape[-1]
+    if (top_k == 0 and top_p >= 1.0) or size <= _BEST:
+        return truncate(probabilities_BV, top_k, top_p)
+    best_BK, tokens_BK = probabilities_BV.topk(min(top_k or _BEST, _BEST), dim=-1)
+    total_B = (best_BK if 0 < top_k <= _BEST else probabilities_BV).sum(dim=-1, keepdim=True)
+    if top_k > _BEST or bool((best_BK.sum(dim=-1, keepdim=True) < top_p * total_B).any()):
+        return truncate(probabilities_BV, top_k, top_p)
+    before_BK = best_BK.cumsum(dim=-1) - best_BK
+    best_BK = best_BK.masked_fill(before_BK >= top_p * total_B, 0.0)
+    return torch.zeros_like(probabilities_BV).scatter(-1, tokens_BK, best_BK)
 
 
 def show_chances(

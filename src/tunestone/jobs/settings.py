@@ -103,7 +103,7 @@ class ServerSettings(_Record):
     """Largest request but uploads."""
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1024)
     """Largest uploaded file (OpenAI: 512 MB)."""
-    requests_per_minute: int = Field(default=6000, ge=0)
+    requests_per_minute: int = Field(default=30_000, ge=0)
     """Requests per key (or address) and minute; 0 is no limit."""
     webhooks: tuple[Webhook, ...] = ()
     """Who is told when a job changes its state."""

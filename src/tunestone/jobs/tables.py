@@ -233,12 +233,14 @@ class Function(Base):
 
     __tablename__ = "functions"
     name: Mapped[str] = mapped_column(primary_key=True)
+    """Its ARN, without a version: a name may be used once in each region."""
     path: Mapped[str]
     """The zip, relative to the data folder."""
     sha256: Mapped[str]
     """Of the zip, base64, as Lambda gives it."""
     settings: Mapped[Json]
-    """Runtime, Role, Handler, Timeout, MemorySize, Environment, Description, RevisionId ..."""
+    """Runtime, Role, Handler, Timeout, MemorySize, Environment, Description, RevisionId ..., and
+    `network`: whether its code opens connections."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 

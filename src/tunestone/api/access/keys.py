@@ -114,15 +114,18 @@ class KeyRing:
         return bool(self._rows)
 
     def own_bearer(self) -> str:
-        """A bearer key for what the server starts itself, such as judges that ask it; it is made
-        from the folder's secret, stored nowhere and may look and ask models."""
+        """A bearer key for what the server starts itself, such as judges that ask it.
+
+        It is made from the folder's secret and stored nowhere; it may look and ask models only,
+        for the environment of children that hold it is nearer to clients' code than the server is.
+        """
         return _OWN + hmac.digest(self._folder_secret(), b"own bearer", "sha256").hex()
 
     def by_bearer(self, token: str) -> Key | None:
         """The key in use with this bearer token."""
         if token.startswith(_OWN):
             is_own = hmac.compare_digest(token.encode(), self.own_bearer().encode())
-            return Key(id="own", name="this server", scopes=["read", "write"]) if is_own else None
+            return Key(id="own", name="this server", scopes=["read"]) if is_own else None
         digest = _sha256(token)
         found = [key for key in self._live() if hmac.compare_digest(key.bearer_sha256, digest)]
         return found[0] if found else None

@@ -21,6 +21,7 @@ from tunestone.api.bedrock.operations import Reply
 from tunestone.api.bedrock.paging import between, name_contains, read_page
 from tunestone.api.bedrock.shapes import Json
 from tunestone.api.http import Call
+from tunestone.api.services import Services
 from tunestone.jobs.job import ENDED, Plan
 from tunestone.jobs.journal import tell
 from tunestone.jobs.store import new_id, now
@@ -33,16 +34,18 @@ _log = logging.getLogger(__name__)
 def create_job(call: Call, given: Json) -> Reply:
     """CreateModelCustomizationJob: a new job in `validating`, or the one this token made."""
     services = call.services
-    account = services.settings.account
-    with exclusively(services.store) as session:
-        if arn := made_before(session, _CREATE, given):
-            made = session.get_one(Job, split_arn(arn)[1])
-            return Reply({"jobArn": arn}, model_note=_note_of(made))
+    with services.store.session() as session:
+        if made := _made_before(session, given):
+            return _created(made, services)
         start = find_start(services, session, given["baseModelIdentifier"])
-        plan = plan_job(services, given, start)
+    plan = plan_job(services, given, start)
+    with exclusively(services.store) as session:
+        if made := _made_before(session, given):
+            return _created(made, services)
+        find_start(services, session, given["baseModelIdentifier"])  # may be deleted by now
         _check_names(session, given["jobName"], given["customModelName"])
         job = _new_job(call, given, start, plan)
-        arn = job_arn(job, account)
+        arn = job_arn(job, services.settings.account)
         session.add(job)
         session.flush()
         if start.note:
@@ -53,7 +56,7 @@ def create_job(call: Call, given: Json) -> Reply:
     if start.note:
         _log.warning("Job %s: %s", job.name, start.note)
     services.jobs.wake()
-    return Reply({"jobArn": arn}, model_note=start.note)
+    return _created(job, services)
 
 
 def get_job(call: Call, given: Json) -> Reply:
@@ -104,6 +107,15 @@ def stop_job(call: Call, given: Json) -> Json:
 def model_tags_key(arn: str) -> str:
     """Under which tags of a job's model are kept; so they can be there before the model is."""
     return f"{arn}#model"
+
+
+def _made_before(session: Session, given: Json) -> Job | None:
+    arn = made_before(session, _CREATE, given)
+    return session.get_one(Job, split_arn(arn)[1]) if arn else None
+
+
+def _created(job: Job, services: Services) -> Reply:
+    return Reply({"jobArn": job_arn(job, services.settings.account)}, model_note=_note_of(job))
 
 
 def _check_names(session: Session, name: str, model_name: str) -> None:

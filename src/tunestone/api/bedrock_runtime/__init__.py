@@ -4,8 +4,10 @@ from tunestone.api.bedrock_runtime.converse import converse
 from tunestone.api.bedrock_runtime.converse_stream import converse_stream
 from tunestone.api.bedrock_runtime.count import count_tokens
 from tunestone.api.bedrock_runtime.invoke import invoke_model, invoke_model_with_response_stream
-from tunestone.api.bedrock_runtime.refused import refuse_guardrail, refuse_operation
+from tunestone.api.bedrock_runtime.refused import REFUSED, refuse_guardrail, refuse_operation
 from tunestone.api.http import Handler, Route, Scope
+
+__all__ = ["REFUSED", "ROUTES"]
 
 
 def _route(operation: str, path: str, handler: Handler, *, method: str = "POST") -> Route:

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 """Between two looks at the rows."""
-_JUDGE_TOKENS = 1024
+_JUDGE_TOKENS = 512
 _OPEN = ("InProgress", "Stopping")
 _MESSAGE_CHARACTERS = 2048
 

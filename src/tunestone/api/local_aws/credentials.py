@@ -4,22 +4,25 @@ Where nobody needs a key, any will do. Otherwise there is a key for it, made whe
 needed, listed by `tunestone keys list` like any other.
 """
 
+import threading
 from pathlib import Path
 
 from tunestone.api.access.keys import KeyRing
 from tunestone.jobs.store import Store
 
 KEY_NAME = "local-aws"
+_making = threading.Lock()  # or two jobs that begin together would make two keys
 
 
 def own_credentials(store: Store, folder: Path) -> tuple[str, str]:
     """Access key id and secret access key."""
     ring = KeyRing(store, folder)
-    keys = ring.listed()
-    if not keys:
-        return KEY_NAME, KEY_NAME
-    own = [key for key in keys if key.name == KEY_NAME and key.revoked_at is None]
-    key_id = own[0].id if own else ring.create(KEY_NAME, "write").id
+    with _making:
+        keys = ring.listed()
+        if not keys:
+            return KEY_NAME, KEY_NAME
+        own = [key for key in keys if key.name == KEY_NAME and key.revoked_at is None]
+        key_id = own[0].id if own else ring.create(KEY_NAME, "write").id
     return key_id, ring.secret_of(key_id)
 
 

@@ -22,7 +22,7 @@ from tunestone.api.openai.errors import OpenAIError
 from tunestone.api.openai.events import tell_start
 from tunestone.api.openai.files import find_file
 from tunestone.api.openai.graders import own_address, read_reward
-from tunestone.api.openai.hyperparameters import to_settings
+from tunestone.api.openai.hyperparameters import read_own, to_settings
 from tunestone.api.openai.job_objects import DIALECT, find_job, render_job, render_jobs
 from tunestone.api.openai.paging import page, read_limit
 from tunestone.api.openai.response_format import check_response_format
@@ -123,7 +123,12 @@ def _make_job(call: Call, given: dict[str, Any], body: CreateJob, address: str) 
         training=DataSource("file", body.training_file),
         validation=(DataSource("file", body.validation_file),) if body.validation_file else (),
         reward=reward.spec,
-        settings={**base_settings, **to_settings(hyperparameters), "seed": seed},
+        settings={
+            **base_settings,
+            **to_settings(hyperparameters),
+            "seed": seed,
+            **read_own(body.tunestone),
+        },
         least_rows=rules.least_rows,
         most_rows=rules.most_rows,
         most_validation_rows=rules.most_validation_rows,

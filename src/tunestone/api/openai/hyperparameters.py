@@ -8,20 +8,25 @@
     compute_multiplier          group_size = 8 x multiplier, rounded: completions per prompt
     reasoning_effort            reasoning_effort
 
-What neither the request nor the server's table of base models says is the trainer's own default.
+Other settings go under `tunestone`, by their own names, and win. What neither the request nor the
+server's table of base models says is the trainer's own default.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from tunestone.api.openai.errors import OpenAIError
 from tunestone.api.openai.schemas import ReinforcementHyperparameters
-from tunestone.config import TrainConfig
+from tunestone.config import TrainConfig, resolve
+from tunestone.errors import ConfigError
 
 _DEFAULTS = {name: field.default for name, field in TrainConfig.model_fields.items()}
 BASE_LEARNING_RATE: float = _DEFAULTS["learning_rate"]
 """What a multiplier of 1 means."""
 BASE_GROUP_SIZE: int = _DEFAULTS["group_size"]
 """Completions per prompt at a compute multiplier of 1."""
+_OTHERS = {"model", "data", "validation", "test", "reward", "lenient_reward", "sandbox", "threads"}
+"""Settings that follow from the rest of the request, or that are the server's to decide."""
 
 
 def to_settings(given: ReinforcementHyperparameters) -> dict[str, Any]:
@@ -40,6 +45,21 @@ def to_settings(given: ReinforcementHyperparameters) -> dict[str, Any]:
     if given.reasoning_effort != "default":
         settings["reasoning_effort"] = given.reasoning_effort
     return settings
+
+
+def read_own(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked settings of `tunestone` in a request. Raises OpenAIError."""
+    for name in sorted(_OTHERS & settings.keys()):
+        raise OpenAIError(
+            400,
+            f"Invalid 'tunestone.{name}': a job does not set it.",
+            param=f"tunestone.{name}",
+        )
+    try:
+        config, _ = resolve(layers=[("request", settings)])
+    except ConfigError as error:
+        raise OpenAIError(400, f"Invalid 'tunestone': {error}", param="tunestone") from None
+    return config.model_dump(mode="json", include=set(settings))
 
 
 def effective(settings: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:

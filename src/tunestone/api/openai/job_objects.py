@@ -74,7 +74,8 @@ def _render(job: Job, tuned: str | None) -> dict[str, Any]:
         "result_files": job.result_files,
         "seed": job.plan["settings"]["seed"],
         "shared_with_openai": False,
-        "status": _STATUS[job.state],
+        # To cancel is for good, so it is told at once; the trainer still ends its step.
+        "status": "cancelled" if job.wish == "stop" else _STATUS[job.state],
         "trained_tokens": job.trained_tokens if ended else None,
         "training_file": request["training_file"],
         "user_provided_suffix": request.get("suffix"),

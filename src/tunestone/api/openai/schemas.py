@@ -112,6 +112,8 @@ class CreateJob(Body):
     integrations: list[Integration] | None = Field(default=None, max_length=5)
     hyperparameters: LegacyHyperparameters | None = None
     """Read where `method.reinforcement.hyperparameters` says nothing."""
+    tunestone: dict[str, Any] = Field(default_factory=dict)
+    """Ours alone: further settings of the run by their own names; see docs/config.md."""
 
 
 class ValidateGrader(Body):
