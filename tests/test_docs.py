@@ -162,7 +162,7 @@ def test_the_run_folder_is_as_described(tmp_path: Path, tiny_folder: Path) -> No
     names = {line.split(" ")[0].rstrip("/") for line in listed[1].splitlines()}
     assert {path.name for path in run.path.iterdir()} - names == set()
     shown = re.findall(r"^`(\w+)\.jsonl`[^\n]*\n```json\n(.*?)^```$", ARCHITECTURE, re.M | re.S)
-    assert [name for name, _ in shown] == ["events", "metrics", "samples"]
+    assert [name for name, _ in shown] == ["events", "metrics", "samples", "validation"]
     for name, line in shown:
         real = [set(record) for record in read_lines(run.path / f"{name}.jsonl")]
         assert set(json.loads(line)) in real, name

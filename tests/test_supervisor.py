@@ -150,9 +150,12 @@ def check_artefacts(bench: Bench, job: Job) -> None:
 
 
 def test_jobs_wait_for_their_turn_and_can_be_stopped(bench: Bench) -> None:
-    first, second = (bench.add_job(settings=LONG) for _ in range(2))
-    third = bench.add_job(settings=LONG)
+    first = bench.add_job(settings=LONG)
     bench.wait(first, lambda job: job.progress.get("step", 0) >= 2)
+    second = bench.add_job(settings=LONG)
+    bench.wait(second, lambda job: job.state == "queued")
+    third = bench.add_job(settings=LONG)
+    bench.wait(third, lambda job: job.state == "queued")
     assert [bench.job(job_id).state for job_id in (first, second, third)] == [
         "running",
         "queued",
