@@ -1,4 +1,4 @@
-"""The commands of the tutorial, run as they stand there.
+"""The commands of the tutorials, run as they stand there.
 
 A block fenced as ```bash is run when the line before it is `<!-- test -->`. With
 `<!-- test instead: COMMAND -->` that command stands in for the block (for `make quickstart`, which
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "01-first-run.md"
+PAGES = Path(__file__).parents[1] / "docs" / "tutorial"
 BLOCK = re.compile(r"^<!-- test(?: instead: (.+?))? -->\n```bash\n(.*?)^```$", re.M | re.S)
 
 
@@ -57,23 +57,32 @@ def use_one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def test_the_first_run(tmp_path: Path, environment: dict[str, str]) -> None:
-    found = blocks(PAGE.read_text(encoding="utf-8"))
-    assert len(found) >= 10
+def run_page(name: str, work: Path, environment: dict[str, str]) -> str:
+    """Run the marked blocks of a page in the new folder `work`; what they print."""
+    found = blocks((PAGES / name).read_text(encoding="utf-8"))
+    assert len(found) >= 6
+    # What a page leaves running must not outlive a failed test.
+    ending = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
     steps = [f"echo '--- line {line}' >&2\n{commands}\n" for line, commands in found]
-    work = tmp_path / "work"
     work.mkdir()
     result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "".join(steps)],
+        ["bash", "-euo", "pipefail", "-c", ending + "".join(steps)],
         cwd=work, env=environment, timeout=300, check=False, preexec_fn=use_one_core,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout
-    assert "the same completions" in result.stdout
-    assert "the same weights" in result.stdout
-    config = re.search(r"^```\n(model = .*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    return result.stdout
+
+
+def test_the_first_run(tmp_path: Path, environment: dict[str, str]) -> None:
+    work = tmp_path / "work"
+    said = run_page("01-first-run.md", work, environment)
+    assert "the same completions" in said
+    assert "the same weights" in said
+    page = (PAGES / "01-first-run.md").read_text(encoding="utf-8")
+    config = re.search(r"^```\n(model = .*?)^```$", page, re.M | re.S)
     assert config is not None
-    assert config[1] in result.stdout  # the output that the page shows is the real one
+    assert config[1] in said  # the output that the page shows is the real one
     for name, rows in (("train", 160), ("validation", 40), ("test", 40)):
         assert len((work / f"{name}.jsonl").read_text().splitlines()) == rows
     reports = {p.parent.name: json.loads(p.read_text()) for p in work.glob("runs/*/report.json")}
@@ -83,3 +92,24 @@ def test_the_first_run(tmp_path: Path, environment: dict[str, str]) -> None:
     assert reports["stopped"]["stopped"] == "stop requested"
     assert (work / "word-problems-adapter" / "adapter_config.json").is_file()
     assert (work / "word-problems-model" / "model.safetensors").is_file()
+
+
+def test_from_bedrock_to_here(tmp_path: Path, environment: dict[str, str]) -> None:
+    said = run_page("02-bedrock-client.md", tmp_path / "work", environment)
+    assert "reward of a right answer: [{'id': '1', 'aggregate_reward_score': 1.0" in said
+    assert "Completed {'validation': 'Completed'" in said
+    assert re.search(r"custom-model/amazon\.nova-2-lite-v1:0:256k/[a-z0-9]{12}$", said, re.M)
+    for name in ("step_wise_training_metrics.csv", "validation_metrics.csv", "adapter_model"):
+        assert name in said
+    assert "deployment: Active" in said
+    assert said.count("'outputTokens': 40") == 2  # a tiny random model never ends by itself
+
+
+def test_from_openai_to_here(tmp_path: Path, environment: dict[str, str]) -> None:
+    said = run_page("03-openai-client.md", tmp_path / "work", environment)
+    assert r"'2 + 3 = 5\n#### 5' -> 1.0" in said
+    assert r"'2 + 3 = 6\n#### 6' -> 0.0" in said
+    assert "stands for the embedded model" in said
+    assert re.search(r"^Step 20/20", said, re.M)
+    assert re.search(r"^succeeded ft:o4-mini-2025-04-16:tunestone:word-problems:", said, re.M)
+    assert ":ckpt-step-" in said
