@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
 
 from runtime_server import (
     ADD,
@@ -16,7 +18,8 @@ from runtime_server import (
     serving_runtime,
     user,
 )
-from tunestone.errors import RequestError, WorldError
+from tunestone.api.bedrock_runtime import ROUTES
+from tunestone.errors import OverloadedError, RequestError, WorldError
 from tunestone.jobs.tables import Deployment
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
@@ -276,7 +279,7 @@ def test_guardrails_do_not_exist(client):
 
 def test_background_calls_are_not_offered(client):
     with pytest.raises(
-        client.exceptions.ValidationException, match="ListAsyncInvokes is not offered"
+        client.exceptions.ValidationException, match="ListAsyncInvokes is not offered here"
     ):
         client.list_async_invokes()
 
@@ -316,6 +319,7 @@ def test_a_deployment_answers_once_it_is_active(client, services):
     [
         (RequestError("The prompt has 9000 tokens."), "ValidationException", 400),
         (WorldError("The engine died."), "ServiceUnavailableException", 503),
+        (OverloadedError("512 wait already."), "ThrottlingException", 429),
         (ZeroDivisionError(), "InternalServerException", 500),
     ],
 )
@@ -330,3 +334,8 @@ def test_what_the_engine_refuses_is_an_error_of_bedrock(client, words, error, co
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
     if isinstance(error, RequestError):
         assert caught.value.response["Error"]["Message"] == "The prompt has 9000 tokens."
+
+
+def test_each_operation_of_the_runtime_is_answered():
+    operations = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2"))
+    assert {route.operation for route in ROUTES} == set(operations.operation_names)

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from tunestone.cli.app import app
-from tunestone.config import read_toml, resolve
+from tunestone.config import resolve
 from tunestone.errors import DataError, TunestoneError
 from tunestone.health import judge_base
 from tunestone.jobs.trainer import write_mark, write_outcome
-from tunestone.runlog import RunFolder
+from tunestone.runlog import RunFolder, read_json
 
 _PRIVATE = {"model", "start_adapter", "data", "validation", "test", "reward", "lenient_reward"}
 """Settings that name files of this machine; clients see the others."""
@@ -52,7 +52,7 @@ def _train(folder: Path) -> bool:
         run = RunFolder.open(path)
     else:
         shutil.rmtree(path, ignore_errors=True)  # a start that was interrupted
-        config, origins = resolve(layers=[("the job", read_toml(folder / "train.toml"))])
+        config, origins = resolve(layers=[("the job", read_json(folder / "train.json"))])
         run = create(path, config, origins, task=folder.name)
     asked: list[int] = []
 

@@ -9,7 +9,7 @@ file or address and its line, never a path of this server.
     jobs/<id>/input/validation-0.jsonl  one for each validator, as it came
     jobs/<id>/input/validation.jsonl    all of them, where there are several
     jobs/<id>/input/report.json         what was accepted, for `manifest.report.csv`
-    jobs/<id>/train.toml                the settings of the run
+    jobs/<id>/train.json                the settings of the run
 """
 
 import json
@@ -20,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import tomli_w
 
 from tunestone.config import resolve
 from tunestone.data import find_overlap, load_prompts, write_rows
@@ -204,13 +202,13 @@ class Intake:
     def _write_config(
         self, job: Job, plan: Plan, folder: Path, validation: Sequence[Input]
     ) -> None:
-        """Write train.toml. Raises ConfigError when settings are unknown or fight."""
+        """Write train.json. Raises ConfigError when settings are unknown or fight."""
         several = folder / "input" / "validation.jsonl"
         heldout = str(several if len(validation) > 1 else validation[0].path) if validation else ""
         values = {
             **self.names.resolve(self._base_name(job)).settings,
             **plan.settings,
-            **_held_to(plan.response_format),
+            "response_format": plan.response_format or plan.settings.get("response_format"),
             "model": job.base,
             "data": str(folder / "input" / "train.jsonl"),
             "validation": heldout,
@@ -220,7 +218,7 @@ class Intake:
             **self._start(job, folder),
         }
         resolve(layers=[("the job", values)])
-        (folder / "train.toml").write_text(tomli_w.dumps(_without_none(values)), encoding="utf-8")
+        write_json(folder / "train.json", values)
 
     def _start(self, job: Job, folder: Path) -> dict[str, Any]:
         """Settings of a job that goes on from a tuned model; its adapter is copied, for the model
@@ -331,17 +329,3 @@ def _merge(inputs: Sequence[Input], prompts: Sequence[Sequence[Prompt]], folder:
             rows.append({**json.loads(line.decode("utf-8-sig")), "id": name})
     write_rows(folder / "input" / "validation.jsonl", rows)
     write_json(folder / "input" / "validators.json", owner)
-
-
-def _held_to(response_format: Mapping[str, Any] | None) -> dict[str, str]:
-    """The setting `response_format`, as JSON text: a schema may hold null, which TOML has not."""
-    return {"response_format": json.dumps(response_format)} if response_format else {}
-
-
-def _without_none(value: Any) -> Any:
-    """TOML has no null; a field that is absent says the same."""
-    if isinstance(value, Mapping):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(entry) for entry in value]
-    return value

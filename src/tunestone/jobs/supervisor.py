@@ -345,7 +345,11 @@ class Supervisor:
         folder = self._folder(job_id)
         unsent = ending.make_artefacts(self._objects, folder, job, plan)
         with self._change() as session:
-            ending.succeed(session, _get(session, job_id), self._data, unsent=unsent)
+            job = _get(session, job_id)
+            if job.wish == "stop":  # it has been told that it is stopped
+                ending.stop(session, job)
+            else:
+                ending.succeed(session, job, self._data, unsent=unsent)
         self._forget(job_id)
 
     # --- the end

@@ -1,42 +1,36 @@
-"""Bedrock's inference: Converse and InvokeModel, with and without streams, and what is refused."""
+"""Bedrock's inference: Converse and InvokeModel, with and without streams, and what is refused.
 
+Methods and paths of `ROUTES` are those of botocore's `bedrock-runtime` model.
+"""
+
+from collections.abc import Mapping
+
+from tunestone.api.bedrock.shapes import load_service
 from tunestone.api.bedrock_runtime.converse import converse
 from tunestone.api.bedrock_runtime.converse_stream import converse_stream
 from tunestone.api.bedrock_runtime.count import count_tokens
 from tunestone.api.bedrock_runtime.invoke import invoke_model, invoke_model_with_response_stream
 from tunestone.api.bedrock_runtime.refused import REFUSED, refuse_guardrail, refuse_operation
-from tunestone.api.http import Handler, Route, Scope
+from tunestone.api.http import Handler, Route
 
 __all__ = ["REFUSED", "ROUTES"]
 
+_OFFERED: Mapping[str, Handler] = {
+    "Converse": converse,
+    "ConverseStream": converse_stream,
+    "InvokeModel": invoke_model,
+    "InvokeModelWithResponseStream": invoke_model_with_response_stream,
+    "CountTokens": count_tokens,
+}
 
-def _route(operation: str, path: str, handler: Handler, *, method: str = "POST") -> Route:
-    scope: Scope = "read"
-    return Route("bedrock", operation, method, path, handler, scope)
+
+def _route(operation: str, handler: Handler) -> Route:
+    http = load_service("bedrock-runtime").operation_model(operation).http
+    return Route("bedrock", operation, http["method"], http["requestUri"], handler, "read")
 
 
 ROUTES: tuple[Route, ...] = (
-    _route("Converse", "/model/{modelId}/converse", converse),
-    _route("ConverseStream", "/model/{modelId}/converse-stream", converse_stream),
-    _route("InvokeModel", "/model/{modelId}/invoke", invoke_model),
-    _route(
-        "InvokeModelWithResponseStream",
-        "/model/{modelId}/invoke-with-response-stream",
-        invoke_model_with_response_stream,
-    ),
-    _route("CountTokens", "/model/{modelId}/count-tokens", count_tokens),
-    _route(
-        "ApplyGuardrail",
-        "/guardrail/{guardrailIdentifier}/version/{guardrailVersion}/apply",
-        refuse_guardrail,
-    ),
-    _route("InvokeGuardrailChecks", "/guardrail-checks/invoke", refuse_operation),
-    _route("StartAsyncInvoke", "/async-invoke", refuse_operation),
-    _route("ListAsyncInvokes", "/async-invoke", refuse_operation, method="GET"),
-    _route("GetAsyncInvoke", "/async-invoke/{invocationArn}", refuse_operation, method="GET"),
-    _route(
-        "InvokeModelWithBidirectionalStream",
-        "/model/{modelId}/invoke-with-bidirectional-stream",
-        refuse_operation,
-    ),
+    *(_route(operation, handler) for operation, handler in _OFFERED.items()),
+    _route("ApplyGuardrail", refuse_guardrail),
+    *(_route(name, refuse_operation) for name in REFUSED if name != "ApplyGuardrail"),
 )
