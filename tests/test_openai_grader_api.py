@@ -195,9 +195,12 @@ def test_a_judge_of_ours_is_asked_here(served, monkeypatch):
     services = served[0]
     address = "http://127.0.0.1:1/v1"
     reward = graders.read_reward(services, JUDGE, address)
-    assert (reward.spec["endpoint"], reward.notes) == ({"base_url": address}, ())
+    assert (reward.spec["endpoint"], reward.notes) == (
+        {"base_url": address, "patience_seconds": 900.0},
+        (),
+    )
     named = graders.read_reward(services, {**JUDGE, "model": "gpt-4o-2024-08-06"}, address)
-    assert named.spec["endpoint"] == {"base_url": address}
+    assert named.spec["endpoint"] == reward.spec["endpoint"]
     assert "gpt-4o-2024-08-06 stands for the embedded model" in named.notes[0]
     monkeypatch.setenv("OPENAI_API_KEY", "a key of the server's owner")
     elsewhere = graders.read_reward(services, {**JUDGE, "model": "gpt-4o-2024-08-06"}, address)

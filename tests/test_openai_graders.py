@@ -83,7 +83,7 @@ def test_string_check_compares_two_texts(operation, text, reference, reward):
     assert check(operation, text, reference) == reward
 
 
-def test_a_variable_that_is_missing_fails_its_sample_only():
+def test_a_variable_that_is_missing_concerns_its_sample_only():
     spec = StringCheck(
         input="{{ sample.output_json.city }}", reference="{{ item.city }}", operation="eq"
     )
@@ -95,12 +95,30 @@ def test_a_variable_that_is_missing_fails_its_sample_only():
         sample('{"city": "Rome"}', country="Italy"),
     )
     assert good.reward == 1.0
-    assert [part.reward for part in (no_json, no_key, no_row)] == [None] * 3
     assert no_json.flags == ("sample_parse_error",)
     assert no_key.flags == no_row.flags == ("invalid_variable_error",)
-    assert no_json.error.startswith("sample.output_json: the answer is no JSON")
-    assert no_key.error == "sample.output_json.city does not exist; there is 'town'"
+    # What the answer lacks is the model's fault, and teaches; what the row lacks is not.
+    assert [part.reward for part in (no_json, no_key, no_row)] == [0.0, 0.0, None]
     assert no_row.error.startswith("item.city does not exist; there is 'country'")
+
+
+def test_an_answer_without_a_tool_call_earns_nothing():
+    """Else a model that seldom calls could not be taught to, nor its job get past the start."""
+    call = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    name = "{{ sample.output_tools[0].function.name }}"
+    spec = StringCheck(input=name, reference="add", operation="eq")
+    called, silent, broken = grade(spec, sample(call), sample("4"), sample("<tool_call>add"))
+    assert (called.reward, called.flags) == (1.0, ())
+    assert (silent.reward, silent.flags) == (0.0, ("invalid_variable_error",))
+    assert (broken.reward, broken.flags) == (0.0, ("sample_parse_error",))
+
+
+def test_a_variable_that_no_sample_has_is_the_template_s_fault():
+    (wrong,) = grade(
+        StringCheck(input="{{ sample.output_jsn.a }}", reference="x", operation="eq"), sample("{}")
+    )
+    assert wrong.reward is None
+    assert "output_json" in wrong.error
 
 
 def test_a_broken_template_is_refused_when_the_spec_is_read():

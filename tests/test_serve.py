@@ -3,7 +3,9 @@
 import contextlib
 import json
 import logging
+import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -61,7 +63,7 @@ def test_it_says_where_it_is_and_how_to_point_clients_at_it(server):
     assert f"export AWS_ENDPOINT_URL_BEDROCK={url}\n" in log
     assert f"export OPENAI_BASE_URL={url}/v1\n" in log
     assert "No key is needed here" in log
-    assert "every name stands for the embedded smollm2-135m" in log
+    assert "the services' names stand for the embedded\n  smollm2-135m" in log
 
 
 def test_unmodified_clients_reach_it(server, monkeypatch):
@@ -157,11 +159,40 @@ def test_a_folder_that_cannot_be(tmp_path, tunestone):
     assert "cannot be written to: Not a directory." in errors and "--data" in errors
 
 
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may read all")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tunestone.db", "database cannot be used: attempt to write a readonly database."),
+        ("secret", "secret cannot be read: Permission denied."),
+        ("server.lock", "server.lock cannot be written to: Permission denied."),
+    ],
+)
+def test_a_folder_that_another_user_has_written_to(tmp_path, name, message, tunestone):
+    """As after `sudo tunestone keys create`: said in words, before anything is served."""
+    assert tunestone("keys", "create", "--data", tmp_path)[0] == 0
+    (tmp_path / "server.lock").touch()
+    (tmp_path / name).chmod(0o400 if name == "tunestone.db" else 0)
+    powers = "-dac_override,-dac_read_search"
+    less = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] * (os.geteuid() == 0)
+    command = [sys.executable, "-m", "tunestone.cli", "serve", "--data", tmp_path, "--port", "0"]
+    ended = subprocess.run([*less, *command], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 3 and message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("prot = 1", "setting 'prot'"),
-        ("port = 99999", "setting 'port'"),
+        ("prot = 1", "has no setting 'prot'.\nDid you mean 'port'?"),
+        ("port = 99999", "setting 'port': Input should be less than or equal to 65535."),
+        ('[base_models.x]\nsorce = "y"', "'base_models.x.sorce'.\nDid you mean 'source'?"),
+        (
+            '[base_models.x]\nsource = "y"\nsettings = { lora_rnk = 8 }',
+            "Unknown setting 'lora_rnk' (base_models.'x'.settings).\nDid you mean 'lora_rank'?",
+        ),
+        ('[[webhooks]]\nurl = "http://x"', "'webhooks.0': a webhook needs a secret"),
+        ('tls_key = "/no/such.pem"', "There is a tls_key, but no tls_certificate."),
         ('database = "mysql://x/y"', "no support for mysql"),
         ('tls_certificate = "/no/such.pem"', "/no/such.pem"),
     ],

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -13,6 +12,7 @@ from tunestone.api.http import Call, Route
 from tunestone.api.metrics import CONTENT_TYPE
 from tunestone.api.openapi import describe
 from tunestone.api.services import Services
+from tunestone.errors import WorldError
 
 
 @dataclass(slots=True)
@@ -33,9 +33,8 @@ def own_routes(
             return JSONResponse({"status": "stopping"}, status_code=503)
         try:
             await run_in_threadpool(_ask, services)
-        except SQLAlchemyError as error:
-            reason = type(error).__name__
-            return JSONResponse({"status": "no database", "reason": reason}, status_code=503)
+        except WorldError as error:
+            return JSONResponse({"status": "no database", "reason": str(error)}, status_code=503)
         return JSONResponse({"status": "ok"})
 
     async def show_metrics(call: Call) -> Response:

@@ -205,6 +205,11 @@ def _address(settings: ServerSettings, port: int) -> str:
 
 def _check_tls(settings: ServerSettings) -> None:
     if settings.tls_certificate is None:
+        if settings.tls_key is not None:
+            raise ConfigError(
+                "There is a tls_key, but no tls_certificate.",
+                remedy="HTTPS needs both; for plain HTTP take tls_key out.",
+            )
         return
     if settings.local_aws:
         raise ConfigError(
@@ -221,10 +226,16 @@ def _check_tls(settings: ServerSettings) -> None:
         ) from None
 
 
+def creating_a_key(settings: ServerSettings) -> str:
+    """The command that makes a key for a server with these settings."""
+    elsewhere = " --database URL" if settings.database else ""
+    return f"tunestone keys create --data {settings.data}{elsewhere}"
+
+
 def _check_access(settings: ServerSettings, keys: KeyRing) -> None:
     keys.refresh()
     if not keys.any() and not is_loopback(settings.host):
         raise ConfigError(
             f"{settings.host} can be reached from other machines, and there are no keys.",
-            remedy=f"Make one: tunestone keys create --data {settings.data}.",
+            remedy=f"Make one: {creating_a_key(settings)}",
         )

@@ -60,7 +60,7 @@ def serve(
 def create_key(
     name: Annotated[str, typer.Option(help="Whose it is; for lists and the log.")] = "default",
     scope: Annotated[
-        Literal["read", "write", "admin"], typer.Option(help="read: look and ask models; write.")
+        Literal["read", "write", "admin"], typer.Option(help="write may also change, admin all.")
     ] = "write",
     data: DataFolder = None,
     config: ConfigFile = None,
@@ -124,6 +124,7 @@ def _ring(config: Path | None, data: Path | None, database: str | None) -> "KeyR
 
 def _say_ready(address: str, services: "Services") -> None:
     from tunestone.api.access.keys import KeyRing
+    from tunestone.api.server import creating_a_key
 
     settings = services.settings
     say(f"Tunestone is ready at {address}  (data in {services.folder})")
@@ -134,8 +135,9 @@ def _say_ready(address: str, services: "Services") -> None:
         say(f"           export AWS_ENDPOINT_URL_BEDROCK_RUNTIME={address}")
     say(f"  openai:  export OPENAI_BASE_URL={address}/v1")
     if settings.require_keys or KeyRing(services.store, services.folder).listed():
-        say("  A key is needed: `tunestone keys create` makes one.")
+        say(f"  A key is needed: `{creating_a_key(settings)}` makes one.")
     else:
         say("  No key is needed here; give the clients any, such as OPENAI_API_KEY=local.")
     if not settings.base_models:
-        say("  There is no table of base models: every name stands for the embedded smollm2-135m.")
+        say("  There is no table of base models: the services' names stand for the embedded")
+        say("  smollm2-135m, hub ids for themselves.")

@@ -5,10 +5,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from sqlalchemy import delete, false
 
 from tunestone.errors import RunError, StorageError
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import Store, sqlite_url
+from tunestone.jobs.tables import Setting
 
 
 def open_folder(path: Path) -> Path:
@@ -31,13 +35,15 @@ def open_store(settings: ServerSettings, folder: Path) -> Store:
     """The database with its tables up to date. Raises ConfigError or WorldError."""
     store = Store(settings.database or sqlite_url(folder))
     store.migrate()
+    with store.session() as session:  # that it can be read says nothing of writing
+        session.execute(delete(Setting).where(false()))
     return store
 
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """The folder for this process alone. Raises RunError when another server has it."""
-    with (folder / "server.lock").open("a+") as file:
+    with _open_lock(folder / "server.lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -50,3 +56,13 @@ def holding(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _open_lock(path: Path) -> IO[str]:
+    try:
+        return path.open("a+")
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written to: {error.strerror}.",
+            remedy="A server always has to run as the user who owns its data folder.",
+        ) from None

@@ -55,7 +55,7 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a dialect asks `worker.py` to do."""
+    """What a dialect asks the supervisor to do."""
 
     training: DataSource
     reward: dict[str, Any]

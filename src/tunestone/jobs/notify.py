@@ -19,7 +19,6 @@ from typing import Any, Literal, final
 
 import urllib3
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from tunestone.jobs.settings import Webhook
@@ -112,7 +111,7 @@ class Notifier:
                 self.collect()
                 self.send_due()
                 self._forget()
-            except SQLAlchemyError:  # the database is away for a while; the thread goes on
+            except Exception:  # noqa: BLE001 - the next round tries again
                 _log.exception("Notifications wait.")
             if self._ended.wait(self._pace_seconds):
                 return

@@ -2,12 +2,13 @@
 
 import base64
 import binascii
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tunestone.config import read_toml
+from tunestone.config import read_toml, resolve
 from tunestone.errors import ConfigError
 
 
@@ -79,8 +80,8 @@ class ServerSettings(_Record):
     s3_endpoint: str = ""
     """Where `s3://` is, such as MinIO's address. Empty: Amazon S3; this server if `local_aws`."""
     base_models: dict[str, BaseAlias] = Field(default_factory=dict)
-    """Names that clients use -> what is really trained. With none, every name means the embedded
-    model, and the answers and the log say so."""
+    """Names that clients use -> what is really trained. With none, the services' names mean the
+    embedded model, hub ids themselves, and the answers and the log say so."""
     jobs_at_once: int = Field(default=1, ge=1, le=64)
     """Jobs that train at the same time; the others wait."""
     trainer_threads: int = Field(default=0, ge=0)
@@ -118,10 +119,25 @@ def read_settings(path: Path | None, options: dict[str, Any]) -> ServerSettings:
     """Settings from a TOML file and from options, which win. Raises ConfigError."""
     values = read_toml(path) if path else {}
     try:
-        return ServerSettings.model_validate({**values, **options})
+        settings = ServerSettings.model_validate({**values, **options})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"The server's setting '{key}': {first['msg']}.", remedy="docs/deploy.md lists them."
-        ) from None
+        raise _explained(error) from None
+    for name, alias in settings.base_models.items():  # said now, not when the first job fails
+        resolve(layers=[(f"base_models.'{name}'.settings", alias.settings)])
+    return settings
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    """The first thing wrong, and of an unknown setting the nearest known one."""
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    *above, key = map(str, problem["loc"])
+    where = ".".join([*above, key])
+    listed = "docs/server.md lists all settings."
+    if problem["type"] != "extra_forbidden":
+        reason = problem["msg"].removeprefix("Value error, ")
+        return ConfigError(f"The server's setting '{where}': {reason}.", remedy=listed)
+    tables: dict[str, type[_Record]] = {"base_models": BaseAlias, "webhooks": Webhook}
+    fields = tables[above[0]].model_fields if above else ServerSettings.model_fields
+    close = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+    near = f"Did you mean '{close[0]}'? " if close else ""
+    return ConfigError(f"The server has no setting '{where}'.", remedy=near + listed)

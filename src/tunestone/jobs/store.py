@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session, sessionmaker
 
-from tunestone.errors import ConfigError, WorldError
+from tunestone.errors import ConfigError, StorageError, WorldError
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
@@ -54,9 +55,8 @@ class Store:
         try:
             upgrade(self.engine)
         except DatabaseError as error:
-            reason = str(error.orig).strip().partition("\n")[0]
             raise WorldError(
-                f"The database {self._shown_url} cannot be used: {reason}",
+                f"The database {self._shown_url} cannot be used: {_reason(error)}",
                 remedy="Check that it runs and that the URL, user and rights are right.",
             ) from error
 
@@ -64,10 +64,17 @@ class Store:
     def session(self) -> Iterator[Session]:
         """One transaction: committed at the end, rolled back by an exception.
 
-        Rows stay readable after it; they are then a picture of that moment.
+        Rows stay readable after it; they are then a picture of that moment. Raises StorageError
+        when the database cannot be reached or written to; nothing of the transaction is kept then.
         """
-        with self._sessions() as session, session.begin():
-            yield session
+        try:
+            with self._sessions() as session, session.begin():
+                yield session
+        except (OperationalError, InterfaceError, NoConnection) as error:
+            raise StorageError(
+                f"The server's database cannot be used: {_reason(error)}.",
+                remedy="Try again later; if it stays so, look at its disk, its rights and its log.",
+            ) from error
 
     def close(self) -> None:
         """Give the connections back."""
@@ -104,6 +111,12 @@ def _parse(url: str) -> URL:
             f"There is no support for {parsed.get_backend_name()}.", remedy="Use PostgreSQL."
         )
     return parsed
+
+
+def _reason(error: Exception) -> str:
+    """The database's own words, without the statement and the address of SQLAlchemy's page."""
+    told = str(getattr(error, "orig", None) or error)
+    return told.strip().partition("\n")[0].rstrip(".")
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

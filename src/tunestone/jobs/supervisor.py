@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from sqlalchemy import func, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from tunestone.errors import RunError, WorldError
@@ -169,8 +168,8 @@ class Supervisor:
         while not self._closing.is_set():
             try:
                 active = self._round()
-            except SQLAlchemyError:
-                _log.exception("The database does not answer; jobs go on when it does.")
+            except Exception:  # noqa: BLE001 - without this thread no job would ever go on
+                _log.exception("The jobs cannot be looked at; they go on when they can.")
                 active = False
             self._woken.wait(_ROUND_SECONDS if active else _IDLE_SECONDS)
             self._woken.clear()
@@ -208,7 +207,7 @@ class Supervisor:
         """A fault of ours ends the job it met, not the others."""
         try:
             work(job_id)
-        except (SQLAlchemyError, OSError, WorldError):
+        except (OSError, WorldError):
             _log.exception("Database or disk fail; job %s goes on when they do not.", job_id)
             time.sleep(_ROUND_SECONDS)
         except StateError as error:
@@ -319,7 +318,7 @@ class Supervisor:
             while news := follower.look():
                 with self._change() as session:
                     follower.write(session, _get(session, job_id), news)
-        except SQLAlchemyError:
+        except Exception:
             del self._followers[job_id]  # what was read is read again
             raise
 

@@ -7,15 +7,26 @@ Times are UTC and aware. A change here needs a step in `migrations/`: `make migr
 drafts it, and a test compares the two.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, String, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    UniqueConstraint,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 Json = dict[str, Any]
+_UNKEPT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -32,7 +43,24 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Aware again."""
-        return value and value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+        if value is None or value.tzinfo is None:
+            return value and value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)  # PostgreSQL answers in the zone of its own settings
+
+
+class Words(TypeDecorator[str]):
+    """Text as every database can keep it: what none of them takes becomes U+FFFD.
+
+    PostgreSQL keeps no NUL, and halves of surrogate pairs have no UTF-8. A name a client asks for
+    with one of them is then unknown, and a message that quotes one can be told.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Without them."""
+        return value and _UNKEPT.sub("\ufffd", value)
 
 
 class Base(DeclarativeBase):
@@ -48,6 +76,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar = {
         datetime: UtcTime,
+        str: Words,
         Json: JSON,
         list[str]: JSON,
         list[Any]: JSON,
@@ -58,11 +87,11 @@ class File(Base):
     """An uploaded or written file (OpenAI's Files)."""
 
     __tablename__ = "files"
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(Words(64), primary_key=True)
     filename: Mapped[str]
     purpose: Mapped[str] = mapped_column(index=True)
-    bytes: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(Words(64))
     path: Mapped[str]
     """Relative to the data folder."""
     created_at: Mapped[datetime] = mapped_column(index=True)
@@ -73,13 +102,13 @@ class Job(Base):
     """A run that was asked for. `state` is one of `job.STATES`; see the table of moves there."""
 
     __tablename__ = "jobs"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True)
-    dialect: Mapped[str] = mapped_column(String(16), index=True)
+    id: Mapped[str] = mapped_column(Words(12), primary_key=True)
+    dialect: Mapped[str] = mapped_column(Words(16), index=True)
     """`bedrock` or `openai`: through which door it came. Only that door shows it."""
     name: Mapped[str] = mapped_column(index=True)
     """Bedrock's jobName; OpenAI's suffix or empty."""
-    state: Mapped[str] = mapped_column(String(16), index=True)
-    wish: Mapped[str] = mapped_column(String(16), default="")
+    state: Mapped[str] = mapped_column(Words(16), index=True)
+    wish: Mapped[str] = mapped_column(Words(16), default="")
     """`stop` or `pause` while a running job is asked to end, else empty."""
     model: Mapped[str]
     """The base as the client named it."""
@@ -103,7 +132,7 @@ class Job(Base):
     """{code, message, param} of a failed job."""
     progress: Mapped[Json]
     """step, steps, last metrics, train_rows, dropped prompts ... (for answers and pages)."""
-    trained_tokens: Mapped[int] = mapped_column(default=0)
+    trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     result_files: Mapped[list[str]]
     """Ids in `files`."""
     process: Mapped[Json | None]
@@ -122,8 +151,8 @@ class Event(Base):
     """What it speaks of, such as `metrics:12`; a job has each key once, so that reading a log anew
     after a restart repeats nothing."""
     created_at: Mapped[datetime]
-    level: Mapped[str] = mapped_column(String(8))
-    type: Mapped[str] = mapped_column(String(32))
+    level: Mapped[str] = mapped_column(Words(8))
+    type: Mapped[str] = mapped_column(Words(32))
     """`message`, `metrics` or `moderation_checks`."""
     message: Mapped[str]
     data: Mapped[Json | None]
@@ -134,22 +163,22 @@ class Model(Base):
     """A tuned model or a checkpoint: weights of ours that can answer."""
 
     __tablename__ = "models"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    id: Mapped[str] = mapped_column(Words(12), primary_key=True)
     alias: Mapped[str] = mapped_column(unique=True)
     """OpenAI's id: `ft:base:org:suffix:id`, or `...:ckpt-step-20` for a checkpoint."""
-    kind: Mapped[str] = mapped_column(String(16), index=True)
+    kind: Mapped[str] = mapped_column(Words(16), index=True)
     """`tuned` (the result of a job) or `checkpoint`."""
     name: Mapped[str] = mapped_column(index=True)
     """Bedrock's customModelName; empty for a checkpoint."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    dialect: Mapped[str] = mapped_column(String(16))
+    dialect: Mapped[str] = mapped_column(Words(16))
     model: Mapped[str]
     """The base as the client named it."""
     base: Mapped[str]
     """The model source the adapter sits on; with no adapter, the folder of the whole model."""
     adapter: Mapped[str]
     """PEFT folder relative to the data folder; empty when `base` is the whole result."""
-    status: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(Words(16))
     """`active`, or `creating`, `failed`."""
     region: Mapped[str]
     step: Mapped[int]
@@ -161,13 +190,13 @@ class Deployment(Base):
     """A name under which a tuned model answers (Bedrock)."""
 
     __tablename__ = "deployments"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16), index=True)
+    id: Mapped[str] = mapped_column(Words(12), primary_key=True)
+    kind: Mapped[str] = mapped_column(Words(16), index=True)
     """`deployment`, or `provisioned` for Provisioned Throughput."""
     name: Mapped[str] = mapped_column(index=True)
     model_arn: Mapped[str]
     """Of a custom model (or, provisioned, of a base model)."""
-    status: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(Words(16))
     """`Creating`, `Active` or `Failed`."""
     description: Mapped[str] = mapped_column(default="")
     region: Mapped[str]
@@ -183,9 +212,9 @@ class Evaluation(Base):
     """A Bedrock evaluation job: base against tuned on a dataset."""
 
     __tablename__ = "evaluations"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    id: Mapped[str] = mapped_column(Words(12), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
-    status: Mapped[str] = mapped_column(String(16), index=True)
+    status: Mapped[str] = mapped_column(Words(16), index=True)
     """`InProgress`, `Completed`, `Failed`, `Stopping`, `Stopped`, `Deleting`."""
     region: Mapped[str]
     request: Mapped[Json]
@@ -249,11 +278,11 @@ class Key(Base):
     """An access key: a bearer token (hashed) and a SigV4 pair of one owner."""
 
     __tablename__ = "keys"
-    id: Mapped[str] = mapped_column(String(20), primary_key=True)
+    id: Mapped[str] = mapped_column(Words(20), primary_key=True)
     """The SigV4 access key id. Its secret is made from this and the data folder's own secret, and
     stored nowhere."""
     name: Mapped[str]
-    bearer_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    bearer_sha256: Mapped[str] = mapped_column(Words(64), unique=True)
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
@@ -266,7 +295,7 @@ class Change(Base):
     __tablename__ = "changes"
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    state: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(Words(16))
     """What the job became; `stopping` when a running one was asked to stop."""
     created_at: Mapped[datetime]
 
@@ -279,7 +308,7 @@ class Delivery(Base):
     key: Mapped[str] = mapped_column(unique=True)
     """job, state and receiver: each is sent once."""
     target: Mapped[str]
-    kind: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(Words(16))
     """`webhook` (signed as OpenAI does) or `eventbridge`."""
     payload: Mapped[Json]
     attempts: Mapped[int] = mapped_column(default=0)

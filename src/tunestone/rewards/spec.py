@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tunestone.errors import SandboxError
 from tunestone.rewards.sandbox import Mechanism, choose_mechanism
-from tunestone.rewards.template import Template
+from tunestone.rewards.template import Template, VariableError
 from tunestone.types import Grade, GradeFlag, Grader
 
 
@@ -92,3 +92,14 @@ def failed(
         flags=(flag,),
         tokens=tokens or {},
     )
+
+
+def unfilled(error: VariableError, *, seconds: float = 0.0) -> Grade:
+    """The grade where a template finds no value.
+
+    What the row lacks is an error: the model is not to blame. What the answer lacks, such as JSON
+    or a tool call, is a 0 with its flag, as at OpenAI: to answer so is what is to be learnt.
+    """
+    if error.blames_answer:
+        return Grade(reward=0.0, seconds=seconds, flags=(error.flag,))
+    return failed(str(error), error.flag, seconds=seconds)

@@ -42,6 +42,8 @@ class VariableError(Exception):
     """
 
     flag: ClassVar[GradeFlag]
+    blames_answer: ClassVar[bool] = False
+    """Whether the model's answer lacks it, and neither the row nor the template is wrong."""
 
 
 class UnknownVariableError(VariableError):
@@ -54,6 +56,13 @@ class SampleParseError(VariableError):
     """The model's text is not what the variable needs, such as JSON for `sample.output_json`."""
 
     flag = "sample_parse_error"
+    blames_answer = True
+
+
+class MissingInAnswerError(UnknownVariableError):
+    """The answer has no such part, as `sample.output_tools[0]` where it calls no tool."""
+
+    blames_answer = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,13 @@ class _Expression:
         """The value it names. Raises VariableError."""
         value: Any = namespaces[self.namespace]
         path = self.namespace
-        for step in self.steps:
-            value = _take(value, step, path)
+        for place, step in enumerate(self.steps):
+            try:
+                value = _take(value, step, path)
+            except UnknownVariableError as error:
+                if self.namespace == "sample" and place > 0:
+                    raise MissingInAnswerError(str(error)) from None
+                raise
             path += step.text
         return value
 

@@ -21,7 +21,7 @@ from typing import final
 from sqlalchemy import select, update
 
 from tunestone.api.http import Scope
-from tunestone.errors import ConfigError
+from tunestone.errors import ConfigError, StorageError
 from tunestone.jobs.store import Store, now
 from tunestone.jobs.tables import Key
 
@@ -167,7 +167,13 @@ class KeyRing:
             raise ConfigError(
                 f"{self._file} can be read by others.", remedy=f"Run `chmod 600 {self._file}`."
             )
-        secret = self._file.read_bytes().strip()
+        try:
+            secret = self._file.read_bytes().strip()
+        except OSError as error:
+            raise StorageError(
+                f"{self._file} cannot be read: {error.strerror}.",
+                remedy="Server and `tunestone keys` have to run as the same user.",
+            ) from None
         if len(secret) < 64:
             raise ConfigError(
                 f"{self._file} holds no whole secret.",

@@ -10,7 +10,6 @@ import logging
 
 import anyio
 from sqlalchemy import or_, select
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from tunestone.api.bedrock.creation import exclusively
@@ -97,7 +96,7 @@ def _pending(services: Services) -> list[str]:
     try:
         with services.store.session() as session:
             return list(session.scalars(query))
-    except SQLAlchemyError:
+    except WorldError:
         _log.exception("The database does not answer; deployments go on when it does.")
         return []
 

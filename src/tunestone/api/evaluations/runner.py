@@ -23,7 +23,7 @@ from tunestone.api.evaluations.metrics import JobReward, Measured, Written, meas
 from tunestone.api.evaluations.results import Evaluated, summarize, write_results
 from tunestone.api.inference.targets import Target, resolve_target
 from tunestone.api.services import Services
-from tunestone.errors import TunestoneError
+from tunestone.errors import TunestoneError, WorldError
 from tunestone.jobs.job import Plan
 from tunestone.jobs.store import now
 from tunestone.jobs.tables import Evaluation, Job, Model
@@ -68,8 +68,11 @@ class Evaluations:
 
     async def _work(self) -> None:
         while True:
-            while job_id := await asyncio.to_thread(self._next):
-                await self._run(job_id)
+            try:
+                while job_id := await asyncio.to_thread(self._next):
+                    await self._run(job_id)
+            except WorldError:
+                _log.exception("The database does not answer; evaluations go on when it does.")
             await self._wait()
 
     async def _wait(self) -> None:

@@ -65,8 +65,7 @@ async def list_files(call: Call) -> Response:
 
 async def retrieve(call: Call) -> Response:
     """`GET /files/{file_id}`."""
-    with call.services.store.session() as session:
-        return JSONResponse(render(find_file(session, call.path["file_id"])))
+    return JSONResponse(render(await run_in_threadpool(_find, call)))
 
 
 async def delete(call: Call) -> Response:
@@ -85,8 +84,7 @@ async def delete(call: Call) -> Response:
 
 async def content(call: Call) -> Response:
     """`GET /files/{file_id}/content`: the bytes as they were uploaded."""
-    with call.services.store.session() as session:
-        file = find_file(session, call.path["file_id"])
+    file = await run_in_threadpool(_find, call)
     opened = await anyio.open_file(call.services.folder / file.path, "rb")
 
     async def stream() -> AsyncIterator[bytes]:
@@ -111,6 +109,11 @@ def render(file: File) -> dict[str, Any]:
         "status_details": None,
     }
     return shown if file.expires_at is None else {**shown, "expires_at": unix(file.expires_at)}
+
+
+def _find(call: Call) -> File:
+    with call.services.store.session() as session:
+        return find_file(session, call.path["file_id"])
 
 
 def find_file(session: Session, file_id: str) -> File:

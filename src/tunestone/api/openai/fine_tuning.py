@@ -62,8 +62,12 @@ async def create(call: Call) -> Response:
 
 async def retrieve(call: Call) -> Response:
     """`GET /fine_tuning/jobs/{job_id}`."""
-    with call.services.store.session() as session:
-        return JSONResponse(render_job(session, find_job(session, call.path["job_id"])))
+
+    def find() -> dict[str, Any]:
+        with call.services.store.session() as session:
+            return render_job(session, find_job(session, call.path["job_id"]))
+
+    return JSONResponse(await run_in_threadpool(find))
 
 
 async def list_jobs(call: Call) -> Response:

@@ -62,6 +62,8 @@ _REFUSED_FIELDS = {"sql": ("database",), **dict.fromkeys(ASKING, ("endpoint",))}
 _GRADER = "method.reinforcement.grader"
 _LIMITER = CapacityLimiter(8)
 """Graders at work at once: one may take minutes, and threads are needed to answer others too."""
+_PATIENCE_SECONDS = 900.0
+"""How long a trainer waits for this server, its judge, when that was killed or is restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,8 @@ def _aim(
     if target.note:
         notes.append(f"Grader: {target.note}")
     key = {"api_key_env": OWN_KEY} if OWN_KEY in os.environ else {}
-    return {**grader, "endpoint": {"base_url": address, **key}}
+    place = {"base_url": address, "patience_seconds": _PATIENCE_SECONDS, **key}
+    return {**grader, "endpoint": place}
 
 
 ROUTES = (

@@ -4,12 +4,16 @@ from typing import Any, Literal
 
 from alembic import context
 
-from tunestone.jobs.tables import Base, UtcTime
+from tunestone.jobs.tables import Base, UtcTime, Words
 
 
 def _render_item(kind: str, item: Any, autogenerating: Any) -> str | Literal[False]:
     """Steps name no types of ours, which may change after them."""
-    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcTime) else False
+    if kind == "type" and isinstance(item, UtcTime):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(item, Words):
+        return f"sa.{item.impl!r}"
+    return False
 
 
 context.configure(

@@ -46,6 +46,9 @@ class Endpoint(BaseModel):
     """AWS region; empty: the one boto3 finds."""
     timeout_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """Longest wait for one attempt."""
+    patience_seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How long a place that takes no connection is asked again, such as a server that restarts.
+    With `openai` only."""
     concurrency: int = Field(default=12, ge=1, le=256)
     """Most requests at the same time."""
 
@@ -76,6 +79,8 @@ class Endpoint(BaseModel):
             raise ValueError("region is for api = 'bedrock'; leave it out")
         if self.api == "bedrock" and self.api_key_env:
             raise ValueError("api_key_env is for api = 'openai'; Bedrock uses AWS credentials")
+        if self.api == "bedrock" and self.patience_seconds:
+            raise ValueError("patience_seconds is for api = 'openai'; leave it out")
         return self
 
 

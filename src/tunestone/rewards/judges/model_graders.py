@@ -25,7 +25,7 @@ from tunestone.rewards.judges.asking import (
     read_number,
 )
 from tunestone.rewards.judges.chat_models import Endpoint, Message, SamplingParams, Schema
-from tunestone.rewards.spec import Context, Spec, TemplateText, failed
+from tunestone.rewards.spec import Context, Spec, TemplateText, unfilled
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
 
@@ -194,7 +194,7 @@ class ModelGrader(Generic[T]):
                 for role, template in self._messages
             )
         except VariableError as error:
-            return failed(str(error), error.flag)
+            return unfilled(error)
         return Question(messages, self._schema, self._read)
 
     def _judge(self, answer: Answer[T]) -> Grade:

@@ -34,6 +34,7 @@ from tunestone.rewards.judges.chat_models import (
 
 _FORMATS = ("json_schema", "json_object", "text")
 """Ways to ask for JSON, the surest first."""
+_PATIENCE_PAUSE_SECONDS = 1.0
 
 
 class OpenAIChat:
@@ -53,6 +54,7 @@ class OpenAIChat:
         )
         self._create = self._client.chat.completions.with_raw_response.create
         self._model = model
+        self._patience_seconds = endpoint.patience_seconds
         self._habits = _Habits()
 
     def ask(
@@ -68,6 +70,10 @@ class OpenAIChat:
             try:
                 raw = self._create(model=self._model, **request)
             except openai.APIError as error:
+                if self._may_come_back(error, started):
+                    attempts += TRIES
+                    time.sleep(_PATIENCE_PAUSE_SECONDS)
+                    continue
                 attempts += 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
                 spent = spent_since(started, attempts)
                 if getattr(error, "status_code", None) not in (400, 422):
@@ -84,6 +90,14 @@ class OpenAIChat:
     def close(self) -> None:
         """Closes its connections."""
         self._client.close()
+
+    def _may_come_back(self, error: Exception, started: float) -> bool:
+        """Whether nobody took the connection, and patience is left."""
+        import openai
+
+        refused = isinstance(error, openai.APIConnectionError)
+        away = refused and not isinstance(error, openai.APITimeoutError)
+        return away and time.perf_counter() - started < self._patience_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any, final
 from tunestone.rewards.judges.asking import Question, UnreadableReply, object_schema, read_number
 from tunestone.rewards.judges.chat_models import Message
 from tunestone.rewards.judges.templates import JudgeTemplate
-from tunestone.rewards.spec import failed
+from tunestone.rewards.spec import unfilled
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Prompt, Sample
 
@@ -73,7 +73,7 @@ class Exhibit:
                 reference=_fill(self._reference, sample, key="reference_answer"),
             )
         except VariableError as error:
-            return failed(str(error), error.flag)
+            return unfilled(error)
 
 
 def score_question(rubric: JudgeTemplate, material: Material, answer: str) -> Question[int]:

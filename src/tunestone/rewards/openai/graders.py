@@ -1,8 +1,8 @@
 """OpenAI's graders that need no model: `string_check`, `text_similarity` and `python`.
 
 The specs are OpenAI's grader JSON as its clients send it. A string in them may hold templates; see
-`template.py`. A template that finds no value for a sample makes that sample's grade an error with
-OpenAI's flag for it, `invalid_variable_error` or `sample_parse_error`, and never a zero.
+`template.py`. A template that finds no value in the row makes that sample's grade an error with
+OpenAI's flag for it, never a zero; what the answer lacks is a zero with a flag; see `unfilled`.
 
 `python` runs in the sandbox under OpenAI's limits: no network, 2 minutes, 2 GiB of memory, 1 GiB
 of disk (here: per file). Two things differ. `image_tag` is read and not used: the packages are
@@ -23,7 +23,7 @@ from tunestone.errors import RewardError
 from tunestone.rewards.openai.similarity import METRICS
 from tunestone.rewards.outcomes import grade_of
 from tunestone.rewards.sandbox import Limits, Outcome, Program, Sandbox
-from tunestone.rewards.spec import Context, Spec, TemplateText, failed
+from tunestone.rewards.spec import Context, Spec, TemplateText, unfilled
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
 
@@ -165,7 +165,7 @@ class TemplateGrader:
         try:
             text, reference = self._input.render(item, answer), self._reference.render(item, answer)
         except VariableError as error:
-            return failed(str(error), error.flag, seconds=time.perf_counter() - start)
+            return unfilled(error, seconds=time.perf_counter() - start)
         reward, metrics = self._score(text, reference)
         return Grade(reward=reward, seconds=time.perf_counter() - start, metrics=metrics)
 

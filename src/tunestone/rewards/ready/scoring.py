@@ -5,7 +5,8 @@ reference answer, mostly), and returns a reward and named sub-scores. It is pure
 alone. Functions that finish in linear time on any text are called in this process; those that may
 hang (`re`, sympy) or that evaluate what the model wrote go through the sandbox, by the same seam.
 
-What a row lacks is an error on its samples, never a zero: the model is not to blame for it.
+What a row lacks is an error on its samples, never a zero: the model is not to blame for it. What
+the answer lacks is a zero with a flag.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ from tunestone.errors import RewardError
 from tunestone.rewards.outcomes import grade_of
 from tunestone.rewards.ready.extraction import Score, UnusableReferenceError
 from tunestone.rewards.sandbox import Limits, Program, Sandbox
-from tunestone.rewards.spec import Context, failed
+from tunestone.rewards.spec import Context, failed, unfilled
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
 
@@ -124,6 +125,6 @@ def _resolve(arguments: Arguments, sample: Sample) -> Mapping[str, Any] | Grade:
     try:
         return arguments(sample)
     except VariableError as error:
-        return failed(str(error), error.flag, seconds=time.perf_counter() - start)
+        return unfilled(error, seconds=time.perf_counter() - start)
     except UnusableReferenceError as error:
         return failed(str(error), "other_error", seconds=time.perf_counter() - start)
