@@ -39,6 +39,10 @@ class Shelf:
             raise DataError(f"There is no object {url}.")
         shutil.copyfile(self.path(url), to)
 
+    def list(self, url: str) -> list[str]:
+        files = sorted(path for path in self.path(url).rglob("*") if path.is_file())
+        return [f"s3://shelf/{path.relative_to(self.folder).as_posix()}" for path in files]
+
     def upload(self, path: Path, url: str) -> None:
         if self.full:
             raise WorldError(f"{url} could not be written: the bucket is gone.")

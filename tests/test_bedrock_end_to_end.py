@@ -6,9 +6,11 @@ import time
 import zipfile
 
 import boto3
+import pytest
 
 from bedrock_client import NOVA, REGION, ROLE, connect, job_request, rft
 from live_server import serving
+from postgres import find_binaries, postgres_cluster, postgres_url  # noqa: F401 - fixtures
 from tiny import write_tiny_model
 
 HANDLER = """
@@ -60,14 +62,21 @@ def wait_for(get, done):
     return found
 
 
-def test_from_a_dataset_to_a_deployed_model_though_the_server_is_killed(tmp_path):
+@pytest.fixture
+def database(request):
+    """Options that choose PostgreSQL, where there is one: the other way through uses SQLite."""
+    found = find_binaries() is not None
+    return ("--database", request.getfixturevalue("postgres_url")) if found else ()
+
+
+def test_from_a_dataset_to_a_deployed_model_though_the_server_is_killed(tmp_path, database):
     table = tmp_path / "serve.toml"
     tiny = write_tiny_model(tmp_path / "tiny")
     table.write_text(
         f'least_rows = 4\n[base_models."{NOVA}"]\nsource = "{tiny}"\n'
         "settings = { lora_rank = 4 }\n"
     )
-    options = ("--local-aws", "--config", str(table))
+    options = ("--local-aws", "--config", str(table), *database)
     with serving(tmp_path / "data", *options) as server:
         s3 = client_of(server, "s3")
         s3.create_bucket(Bucket="bucket")
@@ -93,6 +102,14 @@ def test_from_a_dataset_to_a_deployed_model_though_the_server_is_killed(tmp_path
         assert {phase["status"] for phase in job["statusDetails"].values()} == {"Completed"}
         assert len(job["validationMetrics"]) == 2
         model = job["outputModelArn"]
+        listed = bedrock.list_model_customization_jobs(
+            statusEquals="Completed", nameContains="END-to"
+        )["modelCustomizationJobSummaries"]
+        assert [(one["jobArn"], one["customModelArn"]) for one in listed] == [
+            (job["jobArn"], model)
+        ]
+        [one] = bedrock.list_custom_models(nameContains="end-to")["modelSummaries"]
+        assert one["modelArn"] == model
         arn = bedrock.create_custom_model_deployment(modelDeploymentName="d", modelArn=model)[
             "customModelDeploymentArn"
         ]
@@ -105,6 +122,10 @@ def test_from_a_dataset_to_a_deployed_model_though_the_server_is_killed(tmp_path
             lambda found: found["status"] != "Creating",
         )
         assert found["status"] == "Active", found.get("failureMessage")
+        [one] = bedrock.list_custom_model_deployments(statusEquals="Active", nameContains="D")[
+            "modelDeploymentSummaries"
+        ]
+        assert one["customModelDeploymentArn"] == arn
         answer = client_of(server, "bedrock-runtime").converse(
             modelId=arn,
             messages=[{"role": "user", "content": [{"text": "Say 3"}]}],

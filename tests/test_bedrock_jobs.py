@@ -1,6 +1,7 @@
 """Customization jobs through boto3: create, get, list, stop, and all that is refused."""
 
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +28,7 @@ from bedrock_client import (
 )
 from live_server import services_in
 from tunestone.jobs.job import Plan
-from tunestone.jobs.tables import Event, Job
+from tunestone.jobs.tables import Event, Function, Job
 
 PHASES = ("validationDetails", "dataProcessingDetails", "trainingDetails")
 
@@ -299,12 +300,32 @@ def test_of_parallel_creations_of_one_name_one_wins(url, services):
 def test_many_creations_at_once_do_not_starve_each_other(tmp_path):
     services = services_in(tmp_path, local_aws=True)
     with serving_bedrock(services) as url, ThreadPoolExecutor(30) as pool:
+        code, message = refusal(
+            connect(url).create_model_customization_job, **job_request("too-early")
+        )
+        with services.store.session() as session:
+            session.add(deployed_function())
 
         def create(number):
             return connect(url).create_model_customization_job(**job_request(f"job-{number}"))
 
         arns = {answer["jobArn"] for answer in pool.map(create, range(30))}
     assert len(arns) == 30
+    assert code == "ValidationException"
+    assert f"lambdaArn: there is no Lambda function {LAMBDA} here" in message
+
+
+def deployed_function():
+    moment = datetime.now(UTC)
+    settings = {"Handler": "a.b", "Timeout": 3, "MemorySize": 128, "network": False}
+    return Function(
+        name=LAMBDA,
+        path="a.zip",
+        sha256="",
+        settings=settings,
+        created_at=moment,
+        updated_at=moment,
+    )
 
 
 def test_stop(client, services):
@@ -351,6 +372,34 @@ def test_a_failed_job_says_why(client, services):
     assert (job["status"], job["failureMessage"]) == ("Failed", "x" * 2048)
 
 
+def test_settings_bear_bedrocks_names_in_messages(client, services):
+    client.create_model_customization_job(**job_request("worded"))
+    run_job(services, "worded", to="failed")
+    ours = "Lower max_prompt_tokens or max_completion_tokens."
+    for code, shown in (
+        ("model_error", "Lower maxPromptLength or inferenceMaxTokens."),
+        ("reward_error", ours),  # a handler's traceback may have such names of its own
+    ):
+        with services.store.session() as session:
+            job = session.query(Job).filter_by(name="worded").one()
+            job.error = {"code": code, "message": ours, "param": None}
+        job = client.get_model_customization_job(jobIdentifier="worded")
+        assert job["failureMessage"] == shown
+
+
+def test_metrics_of_a_running_job_can_be_watched(client, services, url):
+    client.create_model_customization_job(**job_request("watched"))
+    run_job(services, "watched")
+    with services.store.session() as session:
+        job = session.query(Job).filter_by(name="watched").one()
+        job.progress = {"step": 3, "series": {"actor/entropy": 0.5}}
+        key = f'job="{job.id}",metric="{{}}",name="watched"'
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        text = answer.read().decode()
+    for metric, value in (("step", 3.0), ("actor/entropy", 0.5)):
+        assert f"tunestone_training{{{key.format(metric)}}} {value}" in text
+
+
 def test_a_completed_job_has_model_and_metrics(client, services):
     arn = make_model(services, client, "complete")
     with services.store.session() as session:
@@ -393,7 +442,7 @@ def test_an_arn_of_another_region_is_another_thing(client):
         ),
         (
             {"customizationType": None},
-            "customizationType FINE_TUNING, as it is when absent is not offered by Tunestone, "
+            "customizationType FINE_TUNING, as it is when absent, is not offered by Tunestone, "
             "which trains by reinforcement only. Set customizationType to "
             "REINFORCEMENT_FINE_TUNING.",
         ),

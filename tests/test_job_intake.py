@@ -1,15 +1,17 @@
 """A job that cannot be run says so before it is queued, in the client's own words."""
 
 import csv
+import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from job_bench import Bench, rows
-from tunestone.jobs.intake import count_rows, shorten
+from tunestone.jobs.intake import count_rows, public, shorten
 from tunestone.jobs.job import DataSource, StateError
 from tunestone.runlog import read_json
 
@@ -120,6 +122,60 @@ def test_the_safety_hook_decides(tmp_path: Path, tiny_folder: Path) -> None:
     bench.supervisor.shutdown()
 
 
+class LateStore:
+    """A database during whose first transaction the work beside the supervisor comes to its end."""
+
+    def __init__(self, bench: Bench, job_id: str) -> None:
+        self._bench, self._job_id = bench, job_id
+
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        with self._bench.store.session() as session:
+            yield session
+        self._bench.supervisor._busy.discard(self._job_id)
+
+
+def test_a_job_is_taken_in_once(tmp_path: Path, tiny_folder: Path) -> None:
+    bench = Bench(tmp_path, tiny_folder)
+    supervisor, job_id = bench.supervisor, bench.add_job()
+    supervisor._busy.add(job_id)  # a thread is taking it in, and is done while the round looks
+    supervisor._store = LateStore(bench, job_id)
+    supervisor._round()
+    supervisor.shutdown()
+    assert bench.job(job_id).phases == {}
+    supervisor._store = bench.store
+    supervisor.stop(job_id)  # before any thread got to it
+    supervisor._take_in(job_id)
+    assert bench.job(job_id).phases["validation"]["status"] == "NotStarted"
+    assert not (bench.folder / "jobs" / job_id).exists()
+
+
+def test_how_many_logged_calls_were_left_out_is_told(bench: Bench) -> None:
+    records = [
+        {
+            "schemaType": "ModelInvocationLog",
+            "requestId": f"call-{i}",
+            "requestMetadata": {"team": "red" if i else "blue"},
+            "input": {"inputBodyJson": {"prompt": f"Say {i}"}},
+        }
+        for i in range(12)
+    ]
+    log = bench.shelf.path("s3://shelf/logs/a.json")
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    source = DataSource("logs", "s3://shelf/logs/", filters={"equals": {"team": "red"}})
+    left_out = "1 of 12 logged calls were left out: by the filters."
+    error = refused(bench, training=source, least_rows=12, output="s3://shelf/out")
+    assert error["message"] == (f"s3://shelf/logs/ has 11 rows; at least 12 are needed. {left_out}")
+    (manifest,) = bench.shelf.path("s3://shelf/out").glob("*/input_status/manifest.report.csv")
+    assert manifest.read_text().splitlines()[1] == "logs,11,11,0,0"
+    job_id = bench.add_job(training=source)
+    bench.wait(job_id, lambda job: job.state != "validating")
+    bench.supervisor.stop(job_id)
+    (told,) = [event for event in bench.events(job_id) if event.key == "left_out:0"]
+    assert (told.level, told.message) == ("warn", left_out)
+
+
 def test_ids_of_several_validators_are_kept_apart(bench: Bench) -> None:
     held = [bench.add_file(rows("v", first, 2), "held.jsonl") for first in (20, 30)]
     same = [{**row, "id": f"v-{n + 20}"} for n, row in enumerate(rows("w", 40, 2))]
@@ -168,6 +224,16 @@ def test_unusable_rows_are_counted(tmp_path: Path) -> None:
     total, rejected, fault = count_rows(path)
     assert total == 0
     assert "the file is empty" in fault.message
+
+
+def test_messages_show_no_path_of_the_server(tmp_path: Path) -> None:
+    lines = (
+        f"{tmp_path}/input/train.jsonl:3: broken; see {tmp_path}/trainer.log\n"
+        '  File "/tmp/tunestone-lambda-ab12/pack/reward.py", line 1'
+    )
+    assert public(lines, tmp_path, {"train.jsonl": "mine.jsonl"}) == (
+        'mine.jsonl:3: broken; see trainer.log\n  File "/var/task/pack/reward.py", line 1'
+    )
 
 
 def test_long_messages_keep_both_ends() -> None:

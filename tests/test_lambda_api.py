@@ -11,6 +11,7 @@ from live_server import running, services_in
 from local_aws_server import ROLE, client_of, local_server, zipped
 from tunestone.api import local_aws
 from tunestone.api.local_aws.rewards import reward_for_arn
+from tunestone.errors import RewardError
 from tunestone.rewards.grader import parse_spec
 from tunestone.rewards.spec import Context
 from tunestone.types import Prompt, Sample
@@ -280,7 +281,7 @@ def test_a_zip_that_leads_outside_is_refused(functions):
         Code={"ZipFile": evil},
     )
     assert code == "InvalidParameterValueException"
-    assert "an entry that could lead outside of it" in message
+    assert "(the Lambda package has an entry that could lead outside of it" in message
 
 
 def test_permissions_are_kept_and_echoed(functions):
@@ -354,8 +355,11 @@ def test_the_reward_of_a_job_keeps_the_code_it_started_with(server, functions, t
             assert [grade.reward for grade in grader.grade([sample])] == [expected]
 
 
-def test_the_arn_of_a_function_that_is_not_here_is_one_on_aws(server):
+def test_without_local_aws_an_arn_is_of_a_function_on_aws(server, tmp_path):
     arn = "arn:aws:lambda:us-east-1:123456789012:function:on-aws"
-    assert reward_for_arn(server[1], arn) == {"type": "lambda", "function": arn}
-    wrapped = reward_for_arn(server[1], arn, wrap_reference_answer=True)
+    services = services_in(tmp_path)
+    assert reward_for_arn(services, arn) == {"type": "lambda", "function": arn}
+    wrapped = reward_for_arn(services, arn, wrap_reference_answer=True)
     assert wrapped["wrap_reference_answer"] is True
+    with pytest.raises(RewardError, match=f"no Lambda function {arn} here"):
+        reward_for_arn(server[1], arn)  # a trainer would ask this server for it

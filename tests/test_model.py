@@ -1,14 +1,18 @@
 """Model sources and the policy: what is refused, and what is shared."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from tiny import write_tiny_model
+from tiny import tiny_tokenizer, write_tiny_model
 from tunestone.core.model import BaseModel, Policy, load_base, with_adapter
+from tunestone.engine.prompts import encode_request
 from tunestone.errors import ModelError
+from tunestone.generation import GenerationRequest, ModelRef
+from tunestone.types import Prompt
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
@@ -22,6 +26,40 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has no chat template") as caught:
         load_base(str(folder))
     assert "instruct" in caught.value.remedy
+
+
+CALLING_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "{% for key, value in call.function.arguments.items() %}[{{ key }}={{ value }}]{% endfor %}"
+    "{% endfor %}{% endfor %}{{ tools | length }}<assistant>"
+)
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+DIALOG = (
+    {"role": "developer", "content": "Count."},
+    {"role": "user", "content": "2 + 2?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": "4"},
+)
+
+
+def test_a_prompt_is_the_same_tokens_in_training_and_when_it_is_asked(
+    tiny_base: BaseModel,
+) -> None:
+    """Templates walk over the arguments of calls, which OpenAI's clients send as JSON text."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CALLING_TEMPLATE
+    base = replace(tiny_base, tokenizer=tokenizer)
+    trained = base.encode(Prompt(id="1", messages=DIALOG, tools=(ADD,)))
+    said = "<system>Count.<user>2 + 2?<assistant>[a=2]<tool>41<assistant>"
+    assert tokenizer.decode(trained) == said
+    request = GenerationRequest("1", ModelRef("tiny"), messages=DIALOG, tools=(ADD,))
+    assert encode_request(tokenizer, request).tokens == trained
 
 
 def test_the_sampling_view_shares_what_lora_leaves_alone(tiny_base: BaseModel) -> None:

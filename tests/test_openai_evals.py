@@ -32,7 +32,11 @@ def validated(tmp_path_factory):
                 "text": f"answer {i}",
                 "reward": reward,
                 "error": None if reward is not None else "it raised",
+                "flags": [] if reward is not None else ["python_grader_runtime_error"],
                 "metrics": {"part": 0.25},
+                "finish_reason": "length",
+                "prompt_tokens": 7,
+                "tokens": 5,
             }
             for step, rewards in REWARDS.items()
             for i, reward in enumerate(rewards)
@@ -87,6 +91,10 @@ def test_every_answer_can_be_inspected(validated):
     )
     assert result.sample["scores"] == {"part": 0.25}
     assert items[2].sample.error.message == "it raised"
+    assert items[2].results[0].sample["flags"] == ["python_grader_runtime_error"]
+    assert first.sample.finish_reason == "length"
+    usage = first.sample.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (7, 5, 12)
     retrieved = calls.retrieve(items[1].id, eval_id=eval_id, run_id=run.id)
     assert retrieved.to_dict() == items[1].to_dict()
     failed = calls.list(run.id, eval_id=eval_id, status="fail")

@@ -343,8 +343,16 @@ def test_a_hyperparameter_out_of_range_is_refused(client, name, value):
         openai.BadRequestError,
         lambda: create(client, reinforcement={"hyperparameters": {name: value}}),
     )
-    assert error.param.startswith(f"method.reinforcement.hyperparameters.{name}")
-    assert name in error.message
+    assert error.param == f"method.reinforcement.hyperparameters.{name}"
+    assert f"'{error.param}'" in error.message
+
+
+def test_a_refused_hyperparameter_is_told_its_range(client):
+    error = refusal(
+        openai.BadRequestError,
+        lambda: create(client, reinforcement={"hyperparameters": {"n_epochs": 0}}),
+    )
+    assert error.message.endswith("n_epochs': input should be 'auto' or greater than or equal to 1.")
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,20 @@ def test_wrong_settings_are_named(tmp_path, settings, message, tunestone):
     assert status == 2 and message in errors and "Traceback" not in errors
 
 
+def test_local_aws_without_its_extra(tmp_path):
+    program = (
+        "import importlib.util as util, sys\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'moto' else find(name, *rest)\n"
+        f"sys.argv = ['tunestone', 'serve', '--local-aws', '--data', {str(tmp_path)!r}]\n"
+        "from tunestone.cli import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    said = "error: With local_aws the server needs moto.\nInstall the extra: pip install"
+    assert ended.returncode == 2 and ended.stderr.startswith(said)
+
+
 def test_it_refuses_to_be_reached_by_others_without_keys(tmp_path, tunestone):
     data = tmp_path / "data"
     status, _, errors = tunestone("serve", "--data", data, "--host", "0.0.0.0", "--port", "0")

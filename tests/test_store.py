@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from postgres import postgres_cluster, postgres_url  # noqa: F401 - fixtures
-from tunestone.errors import ConfigError, WorldError
+from tunestone.errors import ConfigError, StorageError, WorldError
 from tunestone.jobs.job import ENDED, MOVES, StateError, move
 from tunestone.jobs.migrations import differences
 from tunestone.jobs.store import Store, new_id, now, sqlite_url
@@ -99,6 +99,32 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(store):
     assert "written by a newer version of Tunestone (step 9999;" in str(refused.value)
     with store.engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+
+
+def test_what_only_some_databases_can_keep_is_kept_by_all(store):
+    """PostgreSQL keeps no NUL, no number beyond its column, and answers in its own time zone."""
+    if store.engine.dialect.name == "postgresql":
+        with store.engine.begin() as connection:
+            name = connection.scalar(text("SELECT current_database()"))
+            connection.execute(text(f"ALTER DATABASE {name} SET timezone TO 'Asia/Kathmandu'"))
+        store.engine.dispose()
+    job_id = add_job(store, name="a\0b\ud800", trained_tokens=2**40, plan={"a": "\0"})
+    with store.session() as session:
+        job = session.get(Job, job_id)
+        assert (job.name, job.trained_tokens, job.plan) == ("a\ufffdb\ufffd", 2**40, {"a": "\0"})
+        assert job.created_at.utcoffset() == timedelta(0)
+        assert session.get(Job, "no\0job") is None
+
+
+def test_a_database_that_fails_is_a_failing_world(store):
+    with pytest.raises(StorageError) as failed, store.session() as session:
+        if store.engine.dialect.name == "sqlite":
+            session.execute(text("PRAGMA max_page_count=1"))
+            session.execute(text("CREATE TABLE big AS SELECT randomblob(100000)"))
+        else:
+            session.execute(text("SET temp_file_limit = 0; SET work_mem = 64"))
+            session.execute(text("SELECT random() FROM generate_series(1, 100000) ORDER BY 1"))
+    assert "database cannot be used: " in str(failed.value)
 
 
 def test_a_row_comes_back_as_it_went_in(store):

@@ -58,6 +58,9 @@ def test_the_whole_life_of_a_job(bench: Bench) -> None:
     assert {name: phase["status"] for name, phase in job.phases.items()} == dict.fromkeys(
         ("validation", "data_processing", "training"), "Completed"
     )
+    times = [p[key] for p in job.phases.values() for key in ("created_at", "updated_at")]
+    assert times == sorted(times)
+    assert times[-1] == job.ended_at.isoformat()
     assert job.progress["dropped_prompts"] == 0
     check_events(bench, job_id)
     check_models(bench, job)
@@ -142,6 +145,11 @@ def check_artefacts(bench: Bench, job: Job) -> None:
         "rejectedRecordCount": "0",
     }
     assert json.loads((out / "report.json").read_text())["best_step"] == best
+    told = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert told[0]["message"] == "12 training rows were validated; the job is queued."
+    assert "stands for the embedded model" in told[1]["message"]
+    for path in (out / "report.json", out / "events.jsonl"):
+        assert str(bench.folder) not in path.read_text()
     assert (out / "model" / "adapter_model.safetensors").is_file()
     with bench.store.session() as session:
         result = session.get_one(File, job.result_files[0])

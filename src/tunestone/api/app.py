@@ -26,6 +26,7 @@ from tunestone.api.metrics import Metrics
 from tunestone.api.own_routes import Readiness, own_routes
 from tunestone.api.refusals import Refusal, Surface
 from tunestone.api.services import Services
+from tunestone.errors import WorldError
 
 ErrorRenderer = Callable[[Exception, Request], Response]
 Elsewhere = Callable[[Scope], ASGIApp | None]
@@ -200,7 +201,9 @@ class _Application:
 
     def _render(self, exchange: _Exchange, error: Exception) -> Response:
         renderer = self._render_error.get(exchange.route.dialect) if exchange.route else None
-        if renderer is None:
+        if renderer is None and isinstance(error, WorldError):
+            response = refusals.render(Refusal("world", str(error)), self._surface(exchange))
+        elif renderer is None:
             self._log.error("own_fault", exc_info=error)
             response = refusals.render(Refusal("fault", _FAULT), self._surface(exchange))
         else:

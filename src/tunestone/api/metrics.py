@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from tunestone.api.services import Services
@@ -74,7 +74,7 @@ class _Stored(Collector):
         return ()
 
     def collect(self) -> Iterable[Any]:
-        """Jobs by state, models by kind, files, and notifications that wait."""
+        """Jobs by state, the last step of those that train, models, files, what waits."""
         with self._store.session() as session:
             count = func.count()
             jobs = dict.fromkeys(MOVES, 0) | _pairs(session, select(Job.state, count), Job.state)
@@ -83,7 +83,10 @@ class _Stored(Collector):
             waiting = session.scalar(
                 select(count).select_from(Delivery).where(Delivery.done_at.is_(None))
             )
+            running = select(Job.id, Job.name, Job.progress).where(Job.state == "running")
+            training = session.execute(running).all()
         yield _family("tunestone_jobs", "Jobs by state.", "state", jobs)
+        yield _training(training)
         yield _family("tunestone_models", "Models and checkpoints.", "kind", models)
         yield GaugeMetricFamily("tunestone_jobs_waiting", "Jobs in the queue.", jobs["queued"])
         yield GaugeMetricFamily("tunestone_files_bytes", "Bytes of uploaded files.", size)
@@ -105,6 +108,20 @@ class _Answering(Collector):
         stats = getattr(self._engine, "stats", None)
         for name, value in Tally(stats() if stats else {}).items():
             yield GaugeMetricFamily(f"tunestone_engine_{name}", "Of the engine.", float(value))
+
+
+def _training(jobs: Iterable[Row[str, str, dict[str, Any]]]) -> GaugeMetricFamily:
+    """What Bedrock's console draws of a job, by its keys there."""
+    family = GaugeMetricFamily(
+        "tunestone_training", "Of the last step of a job.", labels=("job", "name", "metric")
+    )
+    for job_id, name, progress in jobs:
+        for metric, value in {
+            "step": progress.get("step", 0),
+            **progress.get("series", {}),
+        }.items():
+            family.add_metric((job_id, name, metric), value)
+    return family
 
 
 def _pairs(session: Session, question: Select[str, int], column: Any) -> dict[str, int]:

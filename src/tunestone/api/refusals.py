@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 Kind = Literal[
     "no_key", "unknown_key", "bad_signature", "bad_time", "bad_body_hash", "scope", "origin",
-    "too_large", "throttled", "no_route", "no_method", "fault", "stopping",
+    "too_large", "throttled", "no_route", "no_method", "fault", "world", "stopping",
 ]  # fmt: skip
 Surface = Literal["openai", "aws", "s3", "query"]
 """`aws`: JSON; `s3`: S3's XML; `query`: XML of STS and IAM."""
@@ -70,6 +70,11 @@ _WORDS: dict[Kind, _Words] = {
     ),
     "fault": _Words(
         (500, "server_error", "internal_error"), (500, "InternalServerException"), "InternalError"
+    ),
+    "world": _Words(
+        (503, "server_error", "world_error"),
+        (503, "ServiceUnavailableException"),
+        "ServiceUnavailable",
     ),
     "stopping": _Words(
         (503, "server_error", "stopping"),

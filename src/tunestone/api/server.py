@@ -8,6 +8,7 @@ taken. A signal to end stops listening, lets running requests finish, then ends 
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import signal
 import socket
@@ -141,6 +142,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(settings: ServerSettings, ready: Callable[[str, Services], None]) -> None:
     """Serve until a signal to end comes. `ready` is told the address and the parts, once."""
     _check_tls(settings)
+    _check_extras(settings)
     bound = listen(settings.host, settings.port)
     address = _address(settings, bound.getsockname()[1])
     with contextlib.closing(bound), open_services(settings, address=address) as services:
@@ -224,6 +226,15 @@ def _check_tls(settings: ServerSettings) -> None:
             f"The certificate {settings.tls_certificate} cannot be used: {error}.",
             remedy="tls_certificate and tls_key name PEM files.",
         ) from None
+
+
+def _check_extras(settings: ServerSettings) -> None:
+    missing = [name for name in ("moto", "boto3") if importlib.util.find_spec(name) is None]
+    if settings.local_aws and missing:
+        raise ConfigError(
+            f"With local_aws the server needs {' and '.join(missing)}.",
+            remedy="Install the extra: pip install 'tunestone[aws]'.",
+        )
 
 
 def creating_a_key(settings: ServerSettings) -> str:

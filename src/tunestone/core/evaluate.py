@@ -147,7 +147,7 @@ def refuse_failing(grades: Sequence[Grade]) -> None:
         raise RewardError(
             f"The reward failed on {len(errors)} of {len(grades)} completions. The first failure:\n"
             f"{errors[0]}",
-            remedy="Mend the reward; the run can then be continued with --resume.",
+            remedy="Mend the reward.",
         )
 
 

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunestone.core import embedded
 from tunestone.core.attention import IMPLEMENTATION
+from tunestone.core.turns import plain_turn
 from tunestone.errors import DataError, DownloadError, ModelError
 from tunestone.types import Prompt
 
@@ -55,7 +56,7 @@ class BaseModel:
         """
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in prompt.messages],
+                [plain_turn(message) for message in prompt.messages],
                 tools=[dict(tool) for tool in prompt.tools] or None,
                 add_generation_prompt=True,
                 tokenize=False,

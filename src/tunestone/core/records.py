@@ -156,6 +156,7 @@ def validation_records(
             "error": grade.error,
             "flags": list(grade.flags),
             "metrics": dict(grade.metrics),
+            "prompt_tokens": len(example.tokens),
             "tokens": len(completion.tokens),
             "surprise_nats": -sum(completion.logprobs),
         }

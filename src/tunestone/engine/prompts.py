@@ -1,14 +1,13 @@
 """A request's messages or raw text -> the tokens that are put to the model."""
 
 import inspect
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from tunestone.core.turns import plain_content, plain_turn
 from tunestone.errors import RequestError
 from tunestone.generation import GenerationRequest
 
@@ -45,7 +44,7 @@ def encode_request(tokenizer: Any, request: GenerationRequest) -> Encoded:
 def _begun_answer(request: GenerationRequest) -> str:
     """What a last turn of the assistant says already."""
     last = request.messages[-1]
-    return _plain_content(last.get("content") or "") if last.get("role") == "assistant" else ""
+    return plain_content(last.get("content") or "") if last.get("role") == "assistant" else ""
 
 
 def _render(tokenizer: Any, request: GenerationRequest) -> str:
@@ -54,7 +53,7 @@ def _render(tokenizer: Any, request: GenerationRequest) -> str:
     reserved = sorted(_RESERVED & set(request.template))
     if reserved:
         raise RequestError(f"The chat template's variable '{reserved[0]}' cannot be set.")
-    turns = [_plain_turn(message) for message in request.messages]
+    turns = [plain_turn(message) for message in request.messages]
     goes_on = turns[-1]["role"] == "assistant" and not turns[-1].get("tool_calls")
     try:
         text: str = tokenizer.apply_chat_template(
@@ -72,38 +71,3 @@ def _render(tokenizer: Any, request: GenerationRequest) -> str:
             remedy="Change the roles, their order or their content, or use another model.",
         ) from error
     return text
-
-
-def _plain_turn(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn as templates expect it: content one string, arguments of tool calls a mapping."""
-    turn = dict(message)
-    if not isinstance(turn.get("role"), str):
-        raise RequestError("A message has no role.")
-    content = turn.get("content")
-    turn["content"] = "" if content is None else _plain_content(content)
-    if turn.get("tool_calls"):
-        turn["tool_calls"] = [_plain_call(call) for call in turn["tool_calls"]]
-    return turn
-
-
-def _plain_content(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        if kind not in {"text", "input_text", "output_text"} or not isinstance(part["text"], str):
-            raise RequestError(f"A message holds '{kind}'; only text can be read here.")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = json.loads(arguments) if arguments.strip() else {}
-        except json.JSONDecodeError:
-            function["arguments"] = arguments  # what the model wrote was no JSON; show it as it was
-    return {**call, "function": function}

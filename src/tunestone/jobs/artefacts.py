@@ -5,6 +5,7 @@
     validation_artifacts/post_fine_tuning_validation/validator-1/validation_metrics.csv ...
     input_status/manifest.report.csv
     report.json                     base against tuned
+    events.jsonl                    what was told of the job: notes, warnings, checkpoints ...
     model/                          the PEFT adapter, or the whole model: users own their weights
 
 Below an output address they stand under `model-customization-job-<id>/`. The first four columns of
@@ -15,6 +16,7 @@ little: advantages of a group sum to 0. `validation_loss` is 1 - mean reward, se
 """
 
 import csv
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestone.jobs import metrics
-from tunestone.runlog import RunFolder, read_json, read_lines
+from tunestone.runlog import RunFolder, read_json, read_lines, write_json
 
 Record = Mapping[str, Any]
 Rows = list[dict[str, Any]]
@@ -33,8 +35,13 @@ _VALIDATION = Path("validation_artifacts/post_fine_tuning_validation")
 _LARGEST_EXPONENT = 700.0  # of a float
 
 
-def write_artefacts(job_folder: Path, reward: Mapping[str, Any]) -> Path:
-    """Write the files of a finished job but its weights to `artefacts/`; returns that folder."""
+def write_artefacts(
+    job_folder: Path, reward: Mapping[str, Any], story: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Write the files of a finished job but its weights to `artefacts/`; returns that folder.
+
+    `story`: lines of `events.jsonl`.
+    """
     run = RunFolder(job_folder / "run")
     to = job_folder / "artefacts"
     shutil.rmtree(to, ignore_errors=True)
@@ -46,7 +53,11 @@ def write_artefacts(job_folder: Path, reward: Mapping[str, Any]) -> Path:
     write_manifest(job_folder, to)
     _write_csv(job_folder / RESULTS, (_result_row(record, reward) for record in records))
     if (run.path / "report.json").is_file():
-        shutil.copyfile(run.path / "report.json", to / "report.json")
+        report = read_json(run.path / "report.json")
+        report.pop("adapter")  # a path of this machine
+        write_json(to / "report.json", report)
+    lines = (json.dumps(entry, ensure_ascii=False) for entry in story)
+    (to / "events.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return to
 
 
@@ -60,7 +71,7 @@ def write_manifest(job_folder: Path, to: Path) -> Path | None:
         path,
         (
             {
-                "fileName": entry["label"].rpartition("/")[2],
+                "fileName": entry["label"].rstrip("/").rpartition("/")[2],
                 "totalProcessedRecordCount": entry["rows"],
                 "acceptedRecordCount": entry["rows"] - entry["rejected"],
                 "partiallyAcceptedRecordCount": 0,

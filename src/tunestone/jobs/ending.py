@@ -7,8 +7,9 @@ Each function works in the caller's transaction, so that a state, its event and 
 
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -37,7 +38,7 @@ def stop(session: Session, job: Job) -> None:
     """The job ends as its client asked. Raises StateError when it has ended."""
     move(session, job.id, "stopped")
     session.refresh(job)
-    job.phases = set_current_phase(job.phases, "Stopped")
+    job.phases = set_current_phase(job.phases, "Stopped", at=job.ended_at)
     tell(session, job.id, "stopped", "The job was stopped.")
 
 
@@ -97,16 +98,20 @@ def fail(session: Session, job: Job, code: str, message: str, *, param: str | No
     error = {"code": code, "message": shorten(message), "param": param}
     move(session, job.id, "failed", error=error, process=None, estimated_end=None)
     session.refresh(job)
-    job.phases = set_current_phase(job.phases, "Failed")
+    job.phases = set_current_phase(job.phases, "Failed", at=job.ended_at)
     tell(session, job.id, "failed", shorten(message), level="error", data=error)
 
 
-def make_artefacts(objects: "Objects", folder: Path, job: Job, plan: Plan) -> str:
+def make_artefacts(
+    objects: "Objects", folder: Path, job: Job, story: Sequence[Mapping[str, Any]]
+) -> str:
     """Write the artefacts and send them to the client's output; why that failed, else empty.
 
+    `story` is what was told of the job: Bedrock's clients see it here alone.
     A training that is done is not thrown away for an output that cannot be reached.
     """
-    artefacts.write_artefacts(folder, plan.reward)
+    plan = Plan.from_json(job.plan)
+    artefacts.write_artefacts(folder, plan.reward, story)
     if not plan.output:
         return ""
     try:
@@ -157,7 +162,7 @@ def succeed(session: Session, job: Job, data: Path, *, unsent: str) -> None:
     move(session, job.id, "succeeded", estimated_end=None, process=None)
     session.refresh(job)
     job.result_files = files
-    job.phases = set_phase(job.phases, "training", "Completed")
+    job.phases = set_phase(job.phases, "training", "Completed", at=job.ended_at)
     kept = ("base", "tuned", "difference", "difference_ci95", "relative_gain", "p_value", "test")
     job.progress = {
         **job.progress,

@@ -13,19 +13,23 @@ file or address and its line, never a path of this server.
 """
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
 
 from tunestone.config import resolve
 from tunestone.data import find_overlap, load_prompts, write_rows
 from tunestone.errors import DataError, RequestError, TunestoneError
 from tunestone.jobs.inputs import fetch_rows
-from tunestone.jobs.job import DataSource, Plan
+from tunestone.jobs.job import DataSource, Plan, move
+from tunestone.jobs.journal import set_phase, tell
 from tunestone.jobs.names import BaseNames
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import Store
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from tunestone.jobs.objects import Objects
 
 _HOOK_SECONDS = 600.0
+_UNPACKED = re.compile(r"[^\"'\s]*/tunestone-lambda-[^/\"'\s]+/")
+"""Where a Lambda's package lies while it runs; on Lambda that is /var/task."""
 MESSAGE_CHARACTERS = 2048
 """Longest message of a failed job (Bedrock's `failureMessage`)."""
 
@@ -53,6 +59,8 @@ class Input:
     path: Path
     rows: int = 0
     rejected: int = 0
+    notes: tuple[str, ...] = ()
+    """What should be said about them, such as how many logged calls were left out."""
 
 
 class IntakeError(RequestError):
@@ -73,8 +81,9 @@ class Accepted:
     """Of each validator."""
     hook: str | None
     """What the safety hook said; None where there is none."""
-    note: str
-    """Says plainly that something else is trained than the name of the model says."""
+    notes: Mapping[str, str]
+    """What should be said, by the key of its event: that something else is trained than the name
+    of the model says, or that rows were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +116,14 @@ class Intake:
         except OSError as error:
             message = f"The inputs could not be stored: {error.strerror}."
             raise IntakeError("storage_error", message, param=None) from error
+        notes = {f"left_out:{number}": told for number, told in enumerate(training.notes)}
+        if note := self.names.resolve(self._base_name(job)).note:
+            notes["note:model"] = note
         return Accepted(
             rows=training.rows,
             validation_rows=[entry.rows for entry in validation],
             hook=hook,
-            note=self.names.resolve(self._base_name(job)).note,
+            notes=notes,
         )
 
     def _name_inputs(self, plan: Plan, folder: Path) -> list[Input]:
@@ -137,13 +149,13 @@ class Intake:
         counted, faults = [], []
         for source, entry in zip([plan.training, *plan.validation], inputs, strict=True):
             try:
-                fetch_rows(
+                notes = fetch_rows(
                     source, entry.path, store=self.store, objects=self.objects, data=self.data
                 )
             except TunestoneError as error:
                 raise IntakeError(error.code, str(error), param=entry.param) from error
             rows, rejected, fault = count_rows(entry.path)
-            counted.append(Input(entry.label, entry.param, entry.path, rows, rejected))
+            counted.append(replace(entry, rows=rows, rejected=rejected, notes=tuple(notes)))
             if fault is not None:
                 faults.append((counted[-1], fault))
         report = [{**asdict(entry), "path": entry.path.name} for entry in counted]
@@ -235,6 +247,23 @@ class Intake:
         return {"model": model.base, "start_adapter": str(copy), "lora_rank": rank}
 
 
+def queue(session: Session, job: Job, accepted: Accepted) -> None:
+    """The job is queued, and what its inputs came to is told. Raises StateError."""
+    move(session, job.id, "queued")
+    job.phases = set_phase(job.phases, "validation", "Completed")
+    rows = accepted.rows + sum(accepted.validation_rows)
+    job.progress = {
+        **job.progress,
+        "rows": rows,
+        "training_rows": accepted.rows,
+        "validation_rows": accepted.validation_rows,
+    }
+    told = f"{accepted.rows} training rows were validated; the job is queued."
+    tell(session, job.id, "validated", told, data={"rows": rows})
+    for key, note in accepted.notes.items():
+        tell(session, job.id, key, note, level="warn")
+
+
 def count_rows(path: Path) -> tuple[int, int, DataError | None]:
     """Rows of a file, how many of them are unusable, and what is wrong with the first of these.
 
@@ -275,7 +304,7 @@ def public(message: str, folder: Path, labels: Mapping[str, str]) -> str:
     """A message without the server's paths; `labels`: name below `input/` -> the client's name."""
     for name, label in labels.items():
         message = message.replace(str(folder / "input" / name), label)
-    return message.replace(f"{folder}/", "")
+    return _UNPACKED.sub("/var/task/", message.replace(f"{folder}/", ""))
 
 
 def _refusal(
@@ -299,7 +328,7 @@ def _refuse_count(entry: Input, *, least: int, most: int) -> None:
     if least <= entry.rows <= most:
         return
     bound = f"at least {least} are needed" if entry.rows < least else f"at most {most} are allowed"
-    message = f"{entry.label} has {entry.rows} rows; {bound}."
+    message = " ".join([f"{entry.label} has {entry.rows} rows; {bound}.", *entry.notes])
     raise IntakeError("invalid_number_of_rows", message, param=entry.param)
 
 

@@ -51,14 +51,32 @@ def tell(
     return True
 
 
+def read_story(session: Session, job_id: str) -> list[dict[str, Any]]:
+    """The messages to a job's client so far, as plain data, the oldest first."""
+    query = select(Event).where(Event.job_id == job_id, Event.type != "metrics")
+    return [
+        {
+            "time": event.created_at.isoformat(),
+            "level": event.level,
+            "type": event.type,
+            "message": event.message,
+            "data": event.data,
+        }
+        for event in session.scalars(query.order_by(Event.sequence))
+    ]
+
+
 def new_key(kind: str) -> str:
     """The key of an event that may come again, such as a pause."""
     return f"{kind}:{now().isoformat()}"
 
 
-def set_phase(phases: Mapping[str, Any], name: str, status: PhaseStatus) -> Phases:
-    """The phases with one of them changed; the others are filled in where they are missing."""
-    moment = now().isoformat()
+def set_phase(
+    phases: Mapping[str, Any], name: str, status: PhaseStatus, *, at: datetime | None = None
+) -> Phases:
+    """The phases with one of them changed, now or `at` that time; the others are filled in where
+    they are missing."""
+    moment = (at or now()).isoformat()
     filled: Phases = {key: dict(phases.get(key) or {"status": "NotStarted"}) for key in PHASES}
     changed = filled[name]
     if changed["status"] != status:
@@ -67,9 +85,11 @@ def set_phase(phases: Mapping[str, Any], name: str, status: PhaseStatus) -> Phas
     return filled
 
 
-def set_current_phase(phases: Mapping[str, Any], status: PhaseStatus) -> Phases:
+def set_current_phase(
+    phases: Mapping[str, Any], status: PhaseStatus, *, at: datetime | None = None
+) -> Phases:
     """The phases with the one that is under way changed, such as to `Stopped`."""
     for name in PHASES:
         if phases.get(name, {}).get("status") in {"InProgress", "Stopping"}:
-            return set_phase(phases, name, status)
+            return set_phase(phases, name, status, at=at)
     return set_phase(phases, "validation", phases.get("validation", {}).get("status", "NotStarted"))

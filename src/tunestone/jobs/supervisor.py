@@ -31,9 +31,9 @@ from sqlalchemy.orm import Session
 from tunestone.errors import RunError, WorldError
 from tunestone.jobs import ending, trainer
 from tunestone.jobs.follow import Follower
-from tunestone.jobs.intake import Intake, IntakeError
-from tunestone.jobs.job import Plan, StateError, move, note_change
-from tunestone.jobs.journal import new_key, set_current_phase, set_phase, tell
+from tunestone.jobs.intake import Intake, IntakeError, queue
+from tunestone.jobs.job import StateError, move, note_change
+from tunestone.jobs.journal import new_key, read_story, set_current_phase, set_phase, tell
 from tunestone.jobs.names import BaseNames
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import Store, now
@@ -177,11 +177,12 @@ class Supervisor:
     def _round(self) -> bool:
         """Do for each unfinished job what is next; whether there is any."""
         unfinished = ("validating", "queued", "running")
+        busy = frozenset(self._busy)  # before: a state may be old once the work on it is done
         with self._store.session() as session:
             query = select(Job.id, Job.state).where(Job.state.in_(unfinished))
             jobs = [tuple(row) for row in session.execute(query.order_by(Job.created_at, Job.id))]
         for job_id, state in jobs:
-            if job_id in self._busy:
+            if job_id in busy:
                 continue
             if state == "validating":
                 self._in_pool(self._take_in, job_id)
@@ -224,6 +225,8 @@ class Supervisor:
     def _take_in(self, job_id: str) -> None:
         with self._change() as session:
             job = _get(session, job_id)
+            if job.state != "validating":
+                return  # it was stopped
             job.phases = set_phase(job.phases, "validation", "InProgress")
         try:
             accepted = self._intake.accept(job)
@@ -236,19 +239,7 @@ class Supervisor:
             return
         with self._change() as session:
             job = _get(session, job_id)
-            move(session, job_id, "queued")
-            job.phases = set_phase(job.phases, "validation", "Completed")
-            rows = accepted.rows + sum(accepted.validation_rows)
-            job.progress = {
-                **job.progress,
-                "rows": rows,
-                "training_rows": accepted.rows,
-                "validation_rows": accepted.validation_rows,
-            }
-            told = f"{accepted.rows} training rows were validated; the job is queued."
-            tell(session, job_id, "validated", told, data={"rows": rows})
-            if accepted.note:
-                tell(session, job_id, "note:model", accepted.note, level="warn")
+            queue(session, job, accepted)
             if accepted.hook is not None:
                 ending.tell_hook(session, job, "", accepted.hook)
 
@@ -340,9 +331,9 @@ class Supervisor:
         """Artefacts first; the state, the model and the result file then change together."""
         with self._store.session() as session:
             job = _get(session, job_id)
-        plan = Plan.from_json(job.plan)
+            story = read_story(session, job_id)
         folder = self._folder(job_id)
-        unsent = ending.make_artefacts(self._objects, folder, job, plan)
+        unsent = ending.make_artefacts(self._objects, folder, job, story)
         with self._change() as session:
             job = _get(session, job_id)
             if job.wish == "stop":  # it has been told that it is stopped
@@ -395,7 +386,8 @@ def _get(session: Session, job_id: str) -> Job:
 
 def _wish(session: Session, job: Job, wish: str) -> None:
     """Note a wish. Raises StateError when the job has ended meanwhile."""
-    statement = update(Job).where(Job.id == job.id, Job.state == "running").values(wish=wish)
+    running = update(Job).where(Job.id == job.id, Job.state == "running")
+    statement = running.values(wish=wish, updated_at=now())
     if session.execute(statement).rowcount == 0:  # type: ignore[attr-defined]
         raise StateError("The job has just ended.")
     session.refresh(job)

@@ -194,17 +194,25 @@ def is_loopback(host: str) -> bool:
 
 def _check_origin(request: Request) -> None:
     host = request.headers.get("host", "")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if not is_loopback(_name_of(host)):
         raise Refusal(
             "origin",
             "The server has no keys, so it answers only under a name of this machine, not "
             f"'{host}'. Make a key with `tunestone keys create` to reach it by other names.",
         )
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         raise Refusal(
             "origin", "A page of another site may not use this server, which asks for no key."
         )
+
+
+def _name_of(host: str) -> str:
+    """A `Host` without its port; empty when it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket that is not closed
+        return ""
 
 
 def _text(value: bytes) -> str:

@@ -6,7 +6,6 @@ signatures of single chunks of a streamed upload: the first signature covers the
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -83,7 +82,7 @@ def read_token(token: str) -> tuple[Signature, WireRequest]:
     """The presigned request inside a token of `aws_bedrock_token_generator`. Raises Refusal."""
     try:
         url = base64.b64decode(token.removeprefix(TOKEN_PREFIX), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, or no text in it
         raise _incomplete("The bearer token is no Bedrock API key.") from None
     host_and_path, _, query = url.partition("?")
     host, _, path = host_and_path.partition("/")
@@ -101,12 +100,12 @@ def check_time(signature: Signature, moment: datetime) -> None:
     """Raises Refusal when a request is signed for another time."""
     try:
         signed_at = datetime.strptime(signature.timestamp, _TIME).replace(tzinfo=UTC)
-    except ValueError:
+        since, until = signed_at - WINDOW, signed_at + (signature.expires or WINDOW)
+    except (ValueError, OverflowError):  # the first and last years leave no room for the window
         raise _incomplete("The date of the signature cannot be read.") from None
     if signature.timestamp[:8] != signature.date:
         raise _incomplete("The signature's scope is of another day than its date.")
-    until = signed_at + (signature.expires or WINDOW)
-    if moment < signed_at - WINDOW:
+    if moment < since:
         raise Refusal(
             "bad_time",
             f"Signature not yet current: {signature.timestamp} is still later than "
@@ -133,7 +132,7 @@ def check_signature(
             "bad_signature", f"These headers are not signed: {', '.join(sorted(missing))}."
         )
     expected = _sign(signature, request, secret, body_sha256=body_sha256)
-    if not hmac.compare_digest(expected, signature.value):
+    if not hmac.compare_digest(expected.encode(), signature.value.encode()):
         raise Refusal(
             "bad_signature",
             "SignatureDoesNotMatch: The request signature we calculated does not match the "
@@ -229,7 +228,7 @@ def _signature(
 def _from_http_date(text: str) -> str:
     try:
         return parsedate_to_datetime(text).astimezone(UTC).strftime(_TIME)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _incomplete("The date of the signature cannot be read.") from None
 
 

@@ -4,6 +4,7 @@ What AWS takes and we cannot do is refused here, with the reason, before anythin
 kinds of customization, and settings that no run could hold.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ _SETTINGS = {
     "reasoningEffort": "reasoning_effort",
 }
 """Bedrock's hyperparameter -> field of TrainConfig."""
+_THEIRS = {ours: theirs for theirs, ours in _SETTINGS.items()}
+_OURS = re.compile(rf"\b({'|'.join(_THEIRS)})\b")
 _GROUP_SIZE = 4
 """Bedrock's `trainingSamplePerPrompt` when it is absent."""
 _RFT = "REINFORCEMENT_FINE_TUNING"
@@ -90,11 +93,16 @@ def plan_job(services: Services, given: Json, start: Start) -> Plan:
     )
 
 
+def in_bedrocks_words(message: str) -> str:
+    """A message about settings, with the names that Bedrock has for them."""
+    return _OURS.sub(lambda found: _THEIRS[found[0]], message)
+
+
 def _read_rft(given: Json) -> Json:
     """`rftConfig` of a request for reinforcement fine-tuning."""
     kind = given.get("customizationType", "FINE_TUNING")
     if kind != _RFT:
-        absent = "" if "customizationType" in given else ", as it is when absent"
+        absent = "" if "customizationType" in given else ", as it is when absent,"
         raise ValidationException(
             f"customizationType {kind}{absent} is not offered by Tunestone, which trains by "
             f"reinforcement only. Set customizationType to {_RFT}."
@@ -127,7 +135,7 @@ def _read_training(training: Json) -> DataSource:
 
 
 def _read_reward(services: Services, rft: Json) -> Json:
-    """A function deployed here is run here; any other ARN is one on AWS."""
+    """With local AWS a function that is deployed here; else one on AWS."""
     if "graderConfig" not in rft:
         raise ValidationException(
             f"{_PLACE}.graderConfig is required: without a reward nothing can be learnt."
@@ -135,8 +143,8 @@ def _read_reward(services: Services, rft: Json) -> Json:
     arn = rft["graderConfig"]["lambdaGrader"]["lambdaArn"]
     from tunestone.api.local_aws.rewards import reward_for_arn
 
-    reward: Json = reward_for_arn(services, arn)
     try:
+        reward: Json = reward_for_arn(services, arn)
         parse_spec(reward)
     except RequestError as error:
         place = f"{_PLACE}.graderConfig.lambdaGrader.lambdaArn"
@@ -154,5 +162,6 @@ def _read_settings(parameters: Json, start: Start) -> Json:
     try:
         resolve(layers=layers)
     except RequestError as error:
-        raise ValidationException(f"The settings of this job cannot be used. {error}") from None
+        told = in_bedrocks_words(str(error))
+        raise ValidationException(f"The settings of this job cannot be used. {told}") from None
     return {name: value for _, layer in layers for name, value in layer.items()}

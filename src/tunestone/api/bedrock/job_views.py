@@ -13,12 +13,15 @@ from tunestone.api.bedrock.arns import (
     split_arn,
 )
 from tunestone.api.bedrock.errors import ResourceNotFoundException
+from tunestone.api.bedrock.job_plan import in_bedrocks_words
 from tunestone.api.bedrock.shapes import Json
 from tunestone.jobs.job import ENDED
 from tunestone.jobs.tables import Job, Model
 
 _MESSAGE = 2048
 """Characters of a failure message."""
+_ABOUT_SETTINGS = frozenset({"config_error", "data_error", "model_error"})
+"""Codes of errors whose messages may name settings."""
 _STATUS = {"succeeded": "Completed", "failed": "Failed", "stopped": "Stopped"}
 _PHASES = {
     "validationDetails": "validation",
@@ -120,8 +123,13 @@ def start_arn(job: Job) -> str:
 
 
 def failure_message(job: Job) -> str | None:
-    """Why a job failed; None of one that did not."""
-    return str(job.error["message"])[:_MESSAGE] if job.state == "failed" and job.error else None
+    """Why a job failed; None of one that did not. A reward's own words are left as they are."""
+    if job.state != "failed" or not job.error:
+        return None
+    message = str(job.error["message"])
+    if job.error["code"] in _ABOUT_SETTINGS:
+        message = in_bedrocks_words(message)
+    return message[:_MESSAGE]
 
 
 def training_metrics(job: Job) -> Json:

@@ -22,7 +22,7 @@ from tunestone.api.local_aws.moto_apps import Moto
 from tunestone.api.local_aws.wire import WireRequest, receive_body
 from tunestone.api.refusals import Refusal
 from tunestone.api.services import Services
-from tunestone.errors import TunestoneError
+from tunestone.errors import RequestError, TunestoneError
 
 __all__ = ["ROUTES", "local_aws_app", "render_error", "stop_functions"]
 
@@ -71,7 +71,8 @@ class _MotoCall:
             response = self._refuse(refusal)
         except (TunestoneError, OSError) as error:
             _log.error("The local AWS: %s", error)
-            response = self._refuse(Refusal("fault", str(error)))
+            kind = "fault" if isinstance(error, RequestError) else "world"
+            response = self._refuse(Refusal(kind, str(error)))
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:

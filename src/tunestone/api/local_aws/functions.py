@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestone.api.local_aws.names import FunctionName
-from tunestone.errors import StorageError
+from tunestone.errors import RewardError, StorageError
 from tunestone.jobs.store import now
 from tunestone.jobs.tables import Function
 from tunestone.rewards.aws_lambda.package import unpack
@@ -48,7 +48,11 @@ def keep_package(folder: Path, data: bytes) -> Json:
     with tempfile.TemporaryDirectory(prefix="tunestone-lambda-") as scratch:
         candidate = Path(scratch) / "package.zip"
         candidate.write_bytes(data)
-        unpack(candidate, Path(scratch) / "unpacked")
+        try:
+            unpack(candidate, Path(scratch) / "unpacked")
+        except RewardError as error:  # in words without our own path
+            message = error.message.replace(f" {candidate}", "")
+            raise RewardError(message, remedy=error.remedy) from error
     if not path.exists():
         _write(path, data)
     return {

@@ -1,9 +1,10 @@
-"""A Lambda's ARN -> the reward of a job: the function deployed here, or else the one on AWS."""
+"""A Lambda's ARN -> the reward of a job: with local AWS a function deployed here, else on AWS."""
 
 from typing import Any
 
 from tunestone.api.local_aws.names import parse_name
 from tunestone.api.services import Services
+from tunestone.errors import RewardError
 from tunestone.jobs.tables import Function
 
 HANDED_ON = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -14,9 +15,17 @@ def reward_for_arn(
     services: Services, arn: str, *, wrap_reference_answer: bool = False
 ) -> dict[str, Any]:
     """The reward spec. A local function is named by its package as it is now: later deployments do
-    not change a job that runs. `wrap_reference_answer` is for open-weight models; see the spec."""
+    not change a job that runs. `wrap_reference_answer` is for open-weight models; see the spec.
+
+    Raises RewardError when a function is not there: with local AWS a trainer finds no other one.
+    """
     wrap = {"wrap_reference_answer": True} if wrap_reference_answer else {}
     row = _find(services, arn)
+    if row is None and services.settings.local_aws:
+        raise RewardError(
+            f"there is no Lambda function {arn} here.",
+            remedy="Deploy it first. A server without --local-aws calls functions on AWS.",
+        )
     if row is None:
         return {"type": "lambda", "function": arn, **wrap}
     settings = row.settings

@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -11,6 +13,9 @@ from starlette.requests import Request
 from tunestone.api.openai.errors import OpenAIError
 
 _DEEPEST = 200
+_LONGEST_NAME = 200
+"""Characters of an unknown name that are compared with the known ones."""
+_BRANCHES = ("literal[", "constrained-", "function-")
 
 
 class Body(BaseModel):
@@ -25,7 +30,8 @@ T = TypeVar("T", bound=BaseModel)
 async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object of a body. Raises OpenAIError."""
     try:
-        value = json.loads(await request.body() or b"{}", parse_constant=_refuse_constant)
+        text = await request.body() or b"{}"
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise OpenAIError(
             400, f"We could not parse the JSON body of your request: {error}."
@@ -41,13 +47,17 @@ def parse(value: Any, model: type[T], *, within: str = "") -> T:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problem = error.errors()[0]
+        problems = error.errors()
+        path = _path(problems[0]["loc"])
+        param = ".".join([within, *path] if within else path)
+        same = [problem for problem in problems if _path(problem["loc"]) == path]
         known = [field.alias or name for name, field in model.model_fields.items()]
-        # Names of union members in a path are ours, not the client's.
-        path = [within] if within else []
-        path += [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
-        param = ".".join(path)
-        raise OpenAIError(400, _describe(param, problem, known), param=param or None) from None
+        raise OpenAIError(400, _describe(param, same, known), param=param or None) from None
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """Names of members, without those of a union's members, which are ours and not the client's."""
+    return [str(part) for part in loc if not str(part).startswith(_BRANCHES)]
 
 
 def _check_writable(value: Any) -> None:
@@ -71,20 +81,30 @@ def _check_writable(value: Any) -> None:
         ) from None
 
 
-def _describe(param: str, problem: Any, known: list[str]) -> str:
-    name = param.rpartition(".")[2]
-    if problem["type"] == "missing":
+def _describe(param: str, problems: Sequence[Any], known: list[str]) -> str:
+    """What is wrong with one parameter; of a union, with each of its members."""
+    name, kind = param.rpartition(".")[2], problems[0]["type"]
+    if kind == "missing":
         return f"Missing required parameter: '{param}'."
-    if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, known, n=1)
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         return f"Unknown parameter: '{param}'.{hint}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    first, *others = [str(problem["msg"]).removeprefix("Value error, ") for problem in problems]
+    message = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
     return f"Invalid '{param}': {message[:1].lower()}{message[1:]}." if param else f"{message}."
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not in the standard")
+
+
+def _finite(text: str) -> float:
+    """A number that can be written as JSON again: 1e999 would come back as Infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 def unix(moment: datetime | None) -> int | None:

@@ -30,7 +30,7 @@ _RUN = re.compile(r"evalrun_([a-z0-9]{12})_([0-9]{1,9})")
 _PASS = 0.5
 _NO_ERROR = {"code": "", "message": ""}
 Answer = Mapping[str, Any]
-"""A line of validation.jsonl: step, prompt_id, text, reward, error, metrics."""
+"""A line of validation.jsonl, see docs/architecture.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +231,15 @@ def _render_item(
         "sample": {
             "input": [{"role": t["role"], "content": t["content"] or ""} for t in turns],
             "output": [{"role": "assistant", "content": answer["text"]}],
-            "finish_reason": "stop",
+            "finish_reason": answer["finish_reason"],
             "model": job.request["model"],
             "error": error,
+            "usage": {
+                "prompt_tokens": answer["prompt_tokens"],
+                "completion_tokens": answer["tokens"],
+                "total_tokens": answer["prompt_tokens"] + answer["tokens"],
+                "cached_tokens": 0,
+            },
             **_sampling(job),
         },
     }
@@ -245,24 +251,22 @@ def _render_result(found: _Eval, answer: Answer) -> dict[str, Any]:
         "type": found.grader["type"],
         "score": answer["reward"] or 0.0,
         "passed": found.passes(answer),
-        "sample": {"error": answer["error"], "scores": answer["metrics"] or {}},
+        "sample": {
+            "error": answer["error"],
+            "flags": answer["flags"],
+            "scores": answer["metrics"] or {},
+        },
     }
 
 
 def _sampling(job: Job) -> dict[str, Any]:
     """How validation answers are drawn: greedily."""
-    settings = job.plan["settings"]
+    settings = {**job.plan["settings"], **job.progress.get("settings", {})}
     return {
         "temperature": 0.0,
         "top_p": 1.0,
         "seed": settings["seed"],
         "max_completion_tokens": settings.get("max_completion_tokens", 0),
-        "usage": {
-            "prompt_tokens": 0,
-            "completion_tokens": 0,
-            "total_tokens": 0,
-            "cached_tokens": 0,
-        },
     }
 
 

@@ -243,7 +243,7 @@ def _localize_parts(
 
 
 def _find_function(services: Services, grader: dict[str, Any]) -> dict[str, Any]:
-    """A Lambda by its ARN: the function deployed here, or the one on AWS."""
+    """A Lambda by its ARN: with local AWS a function deployed here, else one on AWS."""
     from tunestone.api.local_aws.rewards import reward_for_arn
 
     refused = sorted(set(grader) - _LAMBDA_FIELDS)

@@ -25,8 +25,12 @@ BASE_LEARNING_RATE: float = _DEFAULTS["learning_rate"]
 """What a multiplier of 1 means."""
 BASE_GROUP_SIZE: int = _DEFAULTS["group_size"]
 """Completions per prompt at a compute multiplier of 1."""
-_OTHERS = {"model", "data", "validation", "test", "reward", "lenient_reward", "sandbox", "threads"}
-"""Settings that follow from the rest of the request, or that are the server's to decide."""
+_OTHERS = {
+    *("model", "start_adapter", "data", "validation", "test"),
+    *("reward", "lenient_reward", "sandbox", "threads"),
+}
+"""Settings that follow from the rest of the request, or that are the server's to decide: among them
+all that name a file."""
 
 
 def to_settings(given: ReinforcementHyperparameters) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class _Receiver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with storage_errors(self._to):  # what is still in memory is written now
+            self._file.close()
 
     def feed(self, chunk: bytes) -> None:
         """The next piece of the body."""

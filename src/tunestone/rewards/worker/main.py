@@ -324,10 +324,11 @@ def _load_failure(error: BaseException, printed: int) -> Message:
 
 
 def _describe(error: BaseException) -> str:
-    """The traceback from the program on, without our own frames above it."""
+    """The traceback from the program on, without the frames of ours and of `import` above it."""
     import traceback
 
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    own = (ours, os.path.join(os.path.dirname(os.__file__), "importlib"), "<frozen importlib")
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(own):
         trace = trace.tb_next
