@@ -58,7 +58,7 @@ def in_turn(*script: Said) -> Callable[[Asked], Said]:
 
 
 @contextmanager
-def serve_judge(answer: Callable[[Asked], Said]) -> Iterator[Served]:
+def serve_judge(answer: Callable[[Asked], Said], *, port: int = 0) -> Iterator[Served]:
     """Serve until the block ends; `url` is the root, OpenAI's `base_url` is `url + "/v1"`."""
 
     def respond(request: Request) -> Reply:
@@ -72,7 +72,7 @@ def serve_judge(answer: Callable[[Asked], Said]) -> Iterator[Served]:
             render(said), said.status, {"Content-Type": "application/json", **said.headers}
         )
 
-    with serve(respond) as served:
+    with serve(respond, port=port) as served:
         yield served
 
 

@@ -65,7 +65,7 @@ def judge(request: Request) -> Reply:
 
 
 @contextmanager
-def serve(answer: Callable[[Request], Reply | None]) -> Iterator[Served]:
+def serve(answer: Callable[[Request], Reply | None], *, port: int = 0) -> Iterator[Served]:
     """Serve POST until the block ends. `answer` returning None hangs up without a word."""
     requests: list[Request] = []
     lock = Lock()
@@ -94,7 +94,7 @@ def serve(answer: Callable[[Request], Reply | None]) -> Iterator[Served]:
         def log_message(self, *_):
             """Quiet."""
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", port), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -134,6 +134,7 @@ def test_seconds_and_tokens_add_up_attempts_do_not():
         metrics={"a": 1.0, "b": 0.0},
         flags=("truncated_observation_error",),
         tokens={"judge": {"prompt": 15, "completion": 2, "cached": 1}, "other": {"prompt": 7}},
+        parts={"a": one, "b": two},
     )
 
 
@@ -154,6 +155,7 @@ def test_one_failure_makes_the_whole_an_error_that_names_it(combination):
         attempts=4,
         metrics={"a": 1.0},
         flags=("unresponsive_reward_error",),
+        parts={"a": Grade(reward=1.0), "b": broken},
     )
     assert second.reward == 1.5
 

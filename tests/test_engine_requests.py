@@ -260,6 +260,7 @@ def test_a_grammar_leaves_the_shown_chances_alone(engine, tiny_folder):
         ({"type": "regex", "regex": "(ab"}, "unclosed group"),
         ({"type": "lark", "lark": "start: foo"}, 'unknown name: "foo"'),
         ({"type": "yaml"}, "Types are json_object"),
+        ({"type": "json_schema", "schema": {"minimum": 10**30}}, "not JSON serializable"),
     ],
 )
 def test_a_grammar_that_is_none_is_refused_with_the_reason(engine, tiny_folder, grammar, reason):
@@ -267,6 +268,24 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason(engine, tiny_folder, 
     assert told.failed.code == "grammar_error"
     assert reason in told.failed.message
     assert told.started is None
+
+
+def test_a_grammar_that_would_never_be_compiled_is_refused_and_nobody_waits_for_it(
+    engine, tiny_folder
+):
+    schema = {"type": "integer", "multipleOf": 99_999_989}
+    bomb = engine.submit(
+        id="bomb",
+        model=tiny(tiny_folder),
+        text="x",
+        grammar={"type": "json_schema", "schema": schema},
+    )
+    beside = engine.ask_beside(model=tiny(tiny_folder), text="x", max_tokens=3)
+    assert beside.ended[0].tokens == 3
+    assert engine.told[bomb].failed is None  # it is still being tried
+    told = engine.finish()[bomb]
+    assert told.failed.code == "grammar_error"
+    assert "too complex: it takes more than 2 seconds" in told.failed.message
 
 
 # --- what is refused ------------------------------------------------------------------------
@@ -309,6 +328,21 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason(engine, tiny_folder, 
             "A message holds 'image_url'; only text can be read here.",
         ),
         ({"text": None, "messages": ({"content": "x"},)}, "request_error", "has no role"),
+        (
+            {"text": "x" * (1024 * len("<|assistant|>") + 1)},
+            "context_length_exceeded",
+            "13,313 characters cannot fit",
+        ),
+        (
+            {"text": None, "messages": ({"role": "user", "content": "x" * 20_000},)},
+            "context_length_exceeded",
+            "characters cannot fit",
+        ),
+        (
+            {"text": None, "messages": ({"role": "user", "content": ""},) * 1025},
+            "context_length_exceeded",
+            "1,025 messages cannot fit",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_words(engine, tiny_folder, fields, code, message):

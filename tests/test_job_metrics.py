@@ -44,7 +44,15 @@ def record(**changes: Any) -> dict[str, Any]:
         "scores": {"exact": 0.5, "judge": 0.375},
         "error_kinds": {"sample_parse_error": 2, "model_grader_server_error": 1},
         "judge_tokens": {"nova": {"prompt": 80, "completion": 16, "cached": 8}},
+        "graders": {
+            "exact": {"error_kinds": {"sample_parse_error": 2}, "judge_tokens": {}},
+            "judge": {
+                "error_kinds": {"model_grader_server_error": 1},
+                "judge_tokens": {"nova": {"prompt": 80, "completion": 16, "cached": 8}},
+            },
+        },
         "grade_seconds_mean": 0.75,
+        "grader_seconds": {"exact": 0.25, "judge": 0.5},
         "tokens_per_second": 200.0,
         "memory_gb": 3.5,
         "seconds": {"sample": 20.0, "grade": 4.0, "compare": 0.1, "learn": 8.0},
@@ -60,12 +68,20 @@ def validated() -> dict[str, Any]:
         "scores": {"exact": 0.75, "judge": 0.5},
         "error_kinds": {"sample_parse_error": 1},
         "judge_tokens": {"nova": {"prompt": 40, "completion": 8}},
+        "graders": {
+            "exact": {"error_kinds": {"sample_parse_error": 1}, "judge_tokens": {}},
+            "judge": {
+                "error_kinds": {},
+                "judge_tokens": {"nova": {"prompt": 40, "completion": 8}},
+            },
+        },
     }
     seconds = {"sample": 20.0, "grade": 4.0, "compare": 0.1, "learn": 8.0, "validate": 6.0}
     return record(
         validation_reward=0.68,
         validation=part,
         validation_grade_seconds_mean=0.5,
+        validation_grader_seconds={"exact": 0.125, "judge": 0.375},
         seconds=seconds,
     )
 
@@ -82,7 +98,10 @@ def test_the_flat_keys_of_bedrocks_openai_door() -> None:
         "critic_advantages_mean": 0.0136,
         "response_length_mean": 500,
     }
-    assert metrics.message(record()) == "Step 4/67: training metrics"
+    step = "Step 4/67: training metrics, train mean reward=0.44"
+    assert metrics.message(record()) == step
+    validation = ", full validation mean reward=0.68, full validation mean parse error=0.25"
+    assert metrics.message(validated()) == step + validation
 
 
 def test_the_nested_payload_of_openai() -> None:
@@ -110,6 +129,7 @@ def test_the_nested_payload_of_openai() -> None:
         ],
     }
     (usage,) = data["usage"]["graders"]
+    assert (usage["name"], usage["type"]) == ("judge", "score_model")
     assert (usage["model"], usage["train_prompt_tokens_mean"]) == ("nova", 10)
     assert (usage["valid_completion_tokens_mean"], usage["valid_completion_tokens_count"]) == (2, 4)
     assert data["model_graders_token_usage"]["nova"] == {
@@ -121,13 +141,33 @@ def test_the_nested_payload_of_openai() -> None:
         "eval_cached_tokens": 0,
     }
     assert data["timing"]["step"]["full_iteration"] == pytest.approx(38.1)
+    exact, judge = data["timing"]["graders"]
+    assert (exact["name"], judge["name"]) == ("exact", "judge")
+    assert exact["train_execution_latency_mean"] == 0.25
+    assert judge["valid_execution_latency_mean"] == 0.375
+    exact, judge = data["errors"]["graders"]
+    assert exact["train_sample_parse_error_mean"] == 2 / 8
+    assert exact["valid_sample_parse_error_count"] == 1
+    assert exact["model_grader_server_error_mean"] == 0
+    assert judge["model_grader_server_error_mean"] == 1 / 8
+    assert judge["train_sample_parse_error_count"] == 0
+    assert data["series"]["score/judge"] == 0.375
+    assert data["series"]["val-score/exact"] == 0.75
+
+
+def test_a_grader_that_is_alone_has_the_numbers_of_the_whole() -> None:
+    alone = validated() | {"graders": {}, "grader_seconds": {}, "validation_grader_seconds": {}}
+    alone["validation"] = alone["validation"] | {"graders": {}}
+    data = metrics.render(alone, {"type": "score_model", "name": "judge"})
+    (usage,) = data["usage"]["graders"]
+    assert (usage["name"], usage["train_prompt_tokens_mean"]) == ("judge", 10)
     (timing,) = data["timing"]["graders"]
-    assert timing["train_execution_latency_mean"] == 0.75
-    assert timing["valid_execution_latency_mean"] == 0.5
+    assert (timing["train_execution_latency_mean"], timing["valid_execution_latency_mean"]) == (
+        0.75,
+        0.5,
+    )
     (errors,) = data["errors"]["graders"]
-    assert errors["train_sample_parse_error_mean"] == 2 / 8
-    assert errors["valid_sample_parse_error_count"] == 1
-    assert errors["model_grader_server_error_mean"] == 1 / 8
+    assert errors["train_sample_parse_error_count"] == 2
 
 
 def test_what_was_not_validated_has_no_validation_keys() -> None:

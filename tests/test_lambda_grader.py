@@ -133,7 +133,7 @@ def test_one_endless_sample_costs_no_other_its_grade():
     assert grades[40].flags == ("unresponsive_reward_error",)
     assert grades[40].error == (
         "the handler took longer than 300 s with 1 sample; "
-        "raise `timeout_seconds` or lower `batch_size`\nended after 300 s"
+        "raise `timeout_seconds` (the function's Timeout) or lower `batch_size`\nended after 300 s"
     )
 
 
@@ -487,6 +487,15 @@ def test_in_the_sandbox_a_judge_is_reached_when_network_and_variables_are_given(
         (closed,) = grade_here(tmp_path, lambda_handlers.JUDGE, [row("four")], environment=names)
     assert closed.reward is None
     assert len(served.requests) == 1
+
+
+def test_a_handler_that_cannot_be_imported_shows_its_own_lines_alone(tmp_path):
+    with pytest.raises(RewardError) as caught:
+        grade_here(tmp_path, "import nothing_of_that_name\n", [row("5")])
+    first, place, *rest = caught.value.message.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert place.endswith('reward_here.py", line 1, in <module>')
+    assert rest[-1] == "ModuleNotFoundError: No module named 'nothing_of_that_name'"
 
 
 def test_in_the_sandbox_a_handler_may_run_the_answer_as_a_program(tmp_path):

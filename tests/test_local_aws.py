@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import urllib.request
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from local_aws_server import client_of, local_server
 from tunestone.api import local_aws
 from tunestone.api.local_aws.compaction import compact
 from tunestone.api.local_aws.journal import Entry, Journal
+from tunestone.errors import StorageError
 
 TRUST = json.dumps(
     {
@@ -189,6 +191,22 @@ def test_bodies_of_replaced_objects_are_not_kept(tmp_path):
         s3 = client_of(url, "s3")
         assert s3.get_object(Bucket="again", Key="k")["Body"].read() == b"c" * 2**20
         assert len(list(bodies.iterdir())) == 1
+
+
+def test_an_entry_that_did_not_fit_on_the_disk_harms_no_later_one(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append(entry("PUT", "/bucket/first"))
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # a disk with room for half a line
+    try:
+        with pytest.raises(StorageError, match="the change cannot be written"):
+            journal.append(entry("PUT", "/bucket/refused"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.append(entry("PUT", "/bucket/later"))
+    found = [kept.target for kept in Journal(tmp_path).read()]
+    assert found == ["/bucket/first", "/bucket/later"]
 
 
 def test_a_line_that_a_crash_cut_off_is_dropped(tmp_path):

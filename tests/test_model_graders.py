@@ -1,6 +1,9 @@
 """OpenAI's score_model and label_model, through parsing, opening and a real HTTP server."""
 
 import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -266,6 +269,22 @@ def test_a_judge_that_is_down_is_named_with_its_address(tmp_path):
     judge = f"the judge gpt-4.1-mini-2025-04-14 at {address}"
     assert grade.error == f"{judge} failed: Connection error."
     assert grade.flags == ("model_grader_server_error",)
+
+
+def test_a_judge_that_is_away_is_waited_for_by_whoever_has_patience(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as place:  # where a server will be, later
+        port = place.getsockname()[1]
+    endpoint = {"base_url": f"http://127.0.0.1:{port}/v1", "patience_seconds": 300}
+    spec = ScoreModel.model_validate(SCORE | {"endpoint": endpoint})
+    with ExitStack() as stack, ThreadPoolExecutor(1) as threads:
+        grader = spec.open(Context(tmp_path), stack)
+        grading = threads.submit(grader.grade, [sample("x")])
+        time.sleep(5)  # longer than all tries of the openai client take
+        assert not grading.done()
+        stack.enter_context(serve_judge(lambda asked: say(result=1.0, steps=[]), port=port))
+        [grade] = grading.result()
+    assert (grade.error, grade.flags) == (None, ())
+    assert grade.attempts > 4
 
 
 def test_bedrock_refuses_what_converse_does_not_know(tmp_path):

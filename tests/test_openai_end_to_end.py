@@ -24,8 +24,13 @@ GRADER = {
     "graders": {
         "right": {**EXACT, "name": "right", "input": "{{ sample.output_json.even }}"},
         "short": {"type": "length", "soft_limit": 2, "hard_limit": 30},
+        # A null in it: settings of a run as TOML could not hold one.
+        "shape": {
+            "type": "json",
+            "schema": {"properties": {"even": {"enum": [True, False, None]}}},
+        },
     },
-    "calculate_output": "right + 0 * short",
+    "calculate_output": "right + 0 * short + 0 * shape",
 }
 HYPERPARAMETERS = {
     "n_epochs": 1,
@@ -111,8 +116,10 @@ def test_every_step_has_a_metrics_event_with_all_keys(trained):
     assert [event.data["step"] for event in steps] == [2, 1]
     for event in steps:
         assert event.data.keys() >= MANTLE_KEYS
-        graders = event.data["scores"]["graders"]
-        assert {grader["name"] for grader in graders} == {"right", "short"}
+        for told in ("scores", "timing", "errors"):
+            names = [grader["name"] for grader in event.data[told]["graders"]]
+            assert names == ["right", "short", "shape"]
+        assert event.data["series"]["score/shape/valid_schema"] == 1.0
     said = [event.message for event in events]
     assert said[-1] == f"Created fine-tuning job: {job.id}"
     assert any(message.startswith("Checkpoint of step") for message in said)

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import resource
 import time
 import tracemalloc
 from datetime import timedelta
@@ -276,3 +277,18 @@ def test_the_same_is_answered_under_bedrocks_prefix(client):
     file_id = upload(client)
     other = client.with_options(base_url=str(client.base_url).replace("/v1", "/openai/v1"))
     assert other.files.retrieve(file_id).id == file_id
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_refused_and_leaves_nothing(served):
+    services, client = served
+    before = sorted(path.name for path in (services.folder / "files").iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        for content in (b"0123456789", b"x" * 3_000_000):  # the first one stays in a buffer
+            error = refusal(openai.InternalServerError, lambda sent=content: upload(client, sent))
+            assert (error.status_code, error.code) == (503, "storage_error")
+            assert "Could not write" in error.message
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in (services.folder / "files").iterdir()) == before

@@ -352,7 +352,9 @@ def test_a_refused_hyperparameter_is_told_its_range(client):
         openai.BadRequestError,
         lambda: create(client, reinforcement={"hyperparameters": {"n_epochs": 0}}),
     )
-    assert error.message.endswith("n_epochs': input should be 'auto' or greater than or equal to 1.")
+    assert error.message.endswith(
+        "n_epochs': input should be 'auto' or greater than or equal to 1."
+    )
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_job_and_all_that_was_acknowledged_survive_kills_and_a_shutdown(
     config.write_text("trainer_threads = 1\nengine_threads = 1\n")
     options = ("--local-aws", "--config", str(config), "--port", free_port())
     with serving(data, *options, environment=environment) as server, connected(server) as client:
-        slow, quick = (deploy(server, name, s) for name, s in (("slow", 0.5), ("quick", 0)))
+        slow, quick = (deploy(server, name, s) for name, s in (("slow", 0.4), ("quick", 0)))
         file_id = client.files.create(file=("train.jsonl", rows()), purpose="fine-tune").id
         job_id = add_job(client, slow, file_id)
         undisturbed = add_job(client, quick, file_id)  # waits for the first

@@ -72,7 +72,7 @@ def check_events(bench: Bench, job_id: str) -> None:
     events = bench.events(job_id)
     steps = [event for event in events if event.type == "metrics"]
     assert [event.data["step"] for event in steps] == list(range(1, 8))
-    assert steps[3].message == "Step 4/7: training metrics"
+    assert steps[3].message.startswith("Step 4/7: training metrics, train mean reward=")
     samples = read_lines(bench.run_folder(job_id) / "samples.jsonl")
     for event in steps:
         assert all(isinstance(event.data[key], float | int) for key in MANTLE_KEYS)

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -46,7 +47,7 @@ def parse_object(text: str, place: Place, *, first: bool) -> dict[str, Any]:
             remedy="Write one object per line, without the array's brackets and commas.",
         )
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=finite)
     except json.JSONDecodeError as error:
         raise place.error(
             f"invalid JSON at column {error.colno}: {error.msg}.", remedy=one_per_line
@@ -57,6 +58,17 @@ def parse_object(text: str, place: Place, *, first: bool) -> dict[str, Any]:
         raise place.error(f"the row is {_kind(value)}, not an object.", remedy=one_per_line)
     if "\\ud" in text.lower():
         _check_surrogates(value, place)
+    return value
+
+
+def finite(text: str) -> float:
+    """For `json.loads`: a number that can be written as JSON again, unlike 1e999, which is infinite.
+
+    Raises ValueError.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large for a number")
     return value
 
 

@@ -93,6 +93,8 @@ class Grade:
     """The kinds of failure behind `error`; a grade with a reward may carry a warning flag."""
     tokens: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Tokens a judge used: model name -> `prompt`, `completion`, `cached`."""
+    parts: Mapping[str, "Grade"] = field(default_factory=dict)
+    """What each grader gave, by name, where the reward is made of several."""
 
 
 class Grader(Protocol):

@@ -46,8 +46,8 @@ def build_app(
     """The server as an ASGI application.
 
     `elsewhere` is asked before the routes, by a request's scope, for an application that answers in
-    their place (S3, STS and IAM of local AWS). It passes the same gate: GET and HEAD need the scope
-    read, all else write.
+    their place (S3, STS and IAM of local AWS). It passes the same gate: GET and HEAD of S3 need the
+    scope read, all else write, for IAM changes things by GET as well.
     """
     application = _Application(services, routes, render_error, elsewhere, readiness or Readiness())
 
@@ -156,7 +156,7 @@ class _Application:
             method,
             exchange.raw_path,
             _never,
-            "read" if method in ("GET", "HEAD") else "write",
+            "read" if is_s3 and method in ("GET", "HEAD") else "write",
             streams_upload=is_s3,
         )
         _, request = await self._admit(exchange, exchange.route)

@@ -92,42 +92,67 @@ def reasoning_length(completion: Completion) -> float:
 
 
 def describe_grades(grades: Sequence[Grade]) -> dict[str, Any]:
-    """Series about the grading itself: sub-scores, kinds of errors, tokens of judges by model."""
+    """Series about the grading itself: sub-scores, kinds of errors, tokens of judges by model.
+
+    `graders` tells the last two of each grader that a reward is made of.
+    """
     names = sorted({name for grade in grades for name in grade.metrics})
-    flags = Counter(flag for grade in grades for flag in grade.flags)
-    tokens: dict[str, Counter[str]] = {}
-    for grade in grades:
-        for model, used in grade.tokens.items():
-            tokens.setdefault(model, Counter()).update(used)
     return {
         "scores": {
             name: statistics.fmean(g.metrics[name] for g in grades if name in g.metrics)
             for name in names
         },
-        "error_kinds": dict(flags),
+        **_describe_failures(grades),
         "grade_retries": sum(grade.attempts - 1 for grade in grades),
+        "graders": {name: _describe_failures(own) for name, own in _parts(grades).items()},
+    }
+
+
+def _describe_failures(grades: Sequence[Grade]) -> dict[str, Any]:
+    """Kinds of errors, and tokens of judges by model."""
+    tokens: dict[str, Counter[str]] = {}
+    for grade in grades:
+        for model, used in grade.tokens.items():
+            tokens.setdefault(model, Counter()).update(used)
+    return {
+        "error_kinds": dict(Counter(flag for grade in grades for flag in grade.flags)),
         "judge_tokens": {model: dict(used) for model, used in tokens.items()},
     }
 
 
-def describe_seconds(grades: Sequence[Grade]) -> dict[str, float]:
-    """How long the grades took."""
+def _parts(grades: Sequence[Grade]) -> dict[str, list[Grade]]:
+    """Grader -> its grades, of rewards that are made of several."""
+    parts: dict[str, list[Grade]] = {}
+    for grade in grades:
+        for name, part in grade.parts.items():
+            parts.setdefault(name, []).append(part)
+    return parts
+
+
+def describe_seconds(grades: Sequence[Grade]) -> dict[str, Any]:
+    """How long the grades took; `grader_seconds` is the mean of each grader of several."""
     seconds = sorted(grade.seconds for grade in grades)
     return {
         "grade_seconds_mean": statistics.fmean(seconds),
         "grade_seconds_p50": seconds[len(seconds) // 2],
         "grade_seconds_max": seconds[-1],
+        "grader_seconds": {
+            name: statistics.fmean(grade.seconds for grade in own)
+            for name, own in _parts(grades).items()
+        },
     }
 
 
 def describe_validation(answered: Answered) -> dict[str, Any]:
     """The same of answers to the validation prompts, for the step they were measured at."""
+    seconds = describe_seconds(answered.grades)
     return {
         "validation": {
             **describe_completions(answered.completions),
             **describe_grades(answered.grades),
         },
-        "validation_grade_seconds_mean": describe_seconds(answered.grades)["grade_seconds_mean"],
+        "validation_grade_seconds_mean": seconds["grade_seconds_mean"],
+        "validation_grader_seconds": seconds["grader_seconds"],
     }
 
 

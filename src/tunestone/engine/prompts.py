@@ -1,6 +1,7 @@
 """A request's messages or raw text -> the tokens that are put to the model."""
 
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from tunestone.core.turns import plain_content, plain_turn
-from tunestone.errors import RequestError
+from tunestone.errors import ContextLengthError, RequestError
 from tunestone.generation import GenerationRequest
 
 _RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {
@@ -25,20 +26,43 @@ class Encoded:
     """Whether it ends inside an open `<think>`."""
 
 
-def encode_request(tokenizer: Any, request: GenerationRequest) -> Encoded:
-    """The prompt of a request. Raises RequestError when the model's template refuses it."""
+def encode_request(
+    tokenizer: Any,
+    request: GenerationRequest,
+    *,
+    positions: int = sys.maxsize,
+    longest_token: int = 1,
+) -> Encoded:
+    """The prompt of a request, which is not read at all where it cannot fit into `positions` tokens
+    of at most `longest_token` characters.
+
+    Raises RequestError when the model's template refuses it, ContextLengthError when it is so long
+    that reading it would keep everybody else waiting.
+    """
     thinking = False
+    _refuse_more(len(request.messages), "messages", positions)  # each is a token at least
+    most_characters = positions * longest_token
     if request.text is not None:
+        _refuse_more(len(request.text), "characters", most_characters)
         begins = bool(tokenizer.bos_token) and request.text.startswith(tokenizer.bos_token)
         tokens = tokenizer(request.text, add_special_tokens=not begins)["input_ids"]
     else:
         text = _render(tokenizer, request)
+        _refuse_more(len(text), "characters", most_characters)
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         begun = _begun_answer(request) or text.rstrip()[-len("<think>") :]
         thinking = begun.rfind("<think>") > begun.rfind("</think>")
     if not tokens:
         raise RequestError("The prompt is empty.", remedy="Give messages or a text.")
     return Encoded(list(tokens), thinking)
+
+
+def _refuse_more(count: int, unit: str, most: int) -> None:
+    if count > most:
+        raise ContextLengthError(
+            f"This model's maximum context length is exceeded: {count:,} {unit} cannot fit into it.",
+            remedy="Please reduce the length of the messages.",
+        )
 
 
 def _begun_answer(request: GenerationRequest) -> str:

@@ -3,19 +3,21 @@
 Each step takes in what fits (rows and memory of keys and values, reserved for the longest answer,
 so nothing that began must ever be thrown out), and then advances every base that has work by one
 forward: a piece of the prompts that are being read, and a token of every answer. Waiting questions
-are served in their order; only those whose base is just being loaded are overtaken.
+are served in their order; only those whose base is just being loaded, or whose grammar is being
+compiled, are overtaken.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from tunestone.core.grammar import Matcher
+from tunestone.core.grammar import Grammars, Matcher
 from tunestone.engine.adapters import Adapter
 from tunestone.engine.answer import Answer
 from tunestone.engine.cache import room_for
@@ -37,6 +39,7 @@ from tunestone.generation import (
 _log = logging.getLogger("tunestone.engine")
 _PROMPT_TOKENS_PER_STEP = 256  # longer prompts are read in pieces, so that answers flow on
 _RATE_SECONDS = 10.0
+_COMPILERS = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -61,17 +64,29 @@ class _Question:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A request that waits; `prompt` once its base was there to encode it."""
+    """A request that waits; `prompt` and `matchers` once its base was there to make them."""
 
     request: GenerationRequest
     prompt: Encoded | None = None
+    matchers: "Future[list[Matcher]] | None" = None
+    """One for each answer, where they are held to a grammar."""
 
 
 class Scheduler:
     """Everything between a request and its events; knows no pipes. Not to be shared by threads."""
 
-    def __init__(self, shelf: Shelf, *, rows: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        rows: int,
+        cache_bytes: int,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`wake` is called from a thread when there may be work again: a grammar is compiled."""
         self._shelf = shelf
+        self._wake = wake
+        self._compiling = ThreadPoolExecutor(_COMPILERS, thread_name_prefix="grammars")
         self._most_rows = rows
         self._most_bytes = cache_bytes
         self._waiting: list[_Waiting] = []
@@ -98,6 +113,9 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """Nobody waits for the answers any more."""
+        for waiting in self._waiting:
+            if waiting.request.id == request_id and waiting.matchers is not None:
+                waiting.matchers.cancel()
         self._waiting = [w for w in self._waiting if w.request.id != request_id]
         for question in [q for q in self._questions if q.request.id == request_id]:
             self._leave(question)
@@ -171,6 +189,9 @@ class Scheduler:
                     continue
                 left += self._waiting[i + 1 :]
                 break
+            if not self._has_matchers(waiting, loaded):
+                left.append(waiting)
+                continue
             try:
                 if not self._begin(waiting, loaded):
                     left += self._waiting[i:]
@@ -182,17 +203,32 @@ class Scheduler:
         self._waiting = left
         return events
 
+    def _has_matchers(self, waiting: _Waiting, loaded: Loaded) -> bool:
+        """Whether its grammar is compiled, or there is none; if not, a thread begins with it."""
+        request = waiting.request
+        if request.grammar is None:
+            return True
+        if waiting.matchers is None:
+            waiting.matchers = self._compiling.submit(_make_matchers, loaded.grammars, request)
+            waiting.matchers.add_done_callback(lambda made: self._wake())
+        return waiting.matchers.done()
+
     def _begin(self, waiting: _Waiting, loaded: Loaded) -> bool:
         """Let a question in; False when it has to wait. Raises RequestError."""
         request = waiting.request
-        prompt = waiting.prompt = waiting.prompt or encode_request(loaded.base.tokenizer, request)
+        prompt = waiting.prompt = waiting.prompt or encode_request(
+            loaded.base.tokenizer,
+            request,
+            positions=loaded.positions,
+            longest_token=loaded.longest_token,
+        )
         tokens = prompt.tokens
         most = longest_answer(request, len(tokens), loaded, self._most_bytes)
         room = len(tokens) + request.n * room_for(len(tokens) + most)
         needed = room * loaded.bytes_per_token
         if self._rows + request.n > self._most_rows or self._bytes + needed > self._most_bytes:
             return False
-        matchers = [_matcher(loaded, request) for _ in range(request.n)]
+        matchers = waiting.matchers.result() if waiting.matchers else [None] * request.n
         try:
             adapter = self._shelf.take(loaded, request.model)
         except NoPlaceError:
@@ -325,8 +361,9 @@ class Scheduler:
             self._recent.popleft()
 
 
-def _matcher(loaded: Loaded, request: GenerationRequest) -> Matcher | None:
-    return None if request.grammar is None else loaded.grammars.matcher(request.grammar)
+def _make_matchers(grammars: Grammars, request: GenerationRequest) -> list[Matcher]:
+    grammar = request.grammar or {}
+    return [grammars.matcher(grammar) for _ in range(request.n)]
 
 
 def _add_prompt_logprobs(question: _Question, piece: Piece, logits_CV: Tensor) -> None:

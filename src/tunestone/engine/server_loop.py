@@ -33,7 +33,12 @@ def serve(
     """Answer until `source` ends. `cache_bytes` 0 takes a share of the memory that is free."""
     inbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     shelf = Shelf(models=models, adapters=adapters, on_arrival=lambda: inbox.put({"kind": "Wake"}))
-    scheduler = Scheduler(shelf, rows=rows, cache_bytes=cache_bytes or _free_bytes())
+    scheduler = Scheduler(
+        shelf,
+        rows=rows,
+        cache_bytes=cache_bytes or _free_bytes(),
+        wake=lambda: inbox.put({"kind": "Wake"}),
+    )
     threading.Thread(target=_read_lines, args=(source, inbox), daemon=True).start()
     loop = _Loop(scheduler, inbox, sink)
     while loop.turn():

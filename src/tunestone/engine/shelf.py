@@ -43,6 +43,8 @@ class Loaded:
     hidden: frozenset[int]
     positions: int
     """Longest text, prompt and answer together."""
+    longest_token: int
+    """Characters of the longest in the vocabulary."""
     bytes_per_token: int
     """Of keys and values, all layers."""
     users: int = 0
@@ -180,6 +182,7 @@ def open_base(source: str) -> Loaded:
         token_bytes=TokenBytes(base.tokenizer),
         hidden=hidden_tokens(base.tokenizer),
         positions=positions,
+        longest_token=max(map(len, base.tokenizer.get_vocab())),
         bytes_per_token=_bytes_per_token(base),
     )
 

@@ -209,11 +209,11 @@ def _result_row(record: Record, reward: Mapping[str, Any]) -> dict[str, Any]:
         for part in ("train", "valid"):
             key = f"{part}_reward_mean"
             row[f"{grader['name']}_{key}"] = grader.get(key)
-    errors = data["errors"]["graders"][0]
-    for part in ("train", "valid"):
-        for kind in ("sample_parse", "invalid_variable", "other"):
-            key = f"{part}_{kind}_error_mean"
-            row[key] = errors.get(key)
+    for errors in data["errors"]["graders"]:
+        for part in ("train", "valid"):
+            for kind in ("sample_parse", "invalid_variable", "other"):
+                key = f"{part}_{kind}_error_mean"
+                row[f"{errors['name']}_{key}"] = errors.get(key)
     return row
 
 

@@ -3,10 +3,8 @@
 `render` gives the `data` of a metrics event. It holds the eight flat keys of Bedrock's
 OpenAI-compatible door, OpenAI's nested payload, and under `series` what Bedrock's console draws; so
 each door picks its own from one row. Keys that speak of validation are there on steps that were
-validated. Sources: rft_services.md 8.2, 8.4, 8.5.
-
-Left out of OpenAI's payload: token counts and latencies of single graders inside a `multi` grader;
-our graders are timed as a whole, and `graders` then has one entry for it.
+validated. Of a reward made of several graders, each has its own entry under `graders`. Sources:
+rft_services.md 8.2, 8.4, 8.5.
 """
 
 from collections.abc import Mapping
@@ -36,7 +34,7 @@ def render(record: Record, reward: Mapping[str, Any]) -> dict[str, Any]:
         "scores": _scores(record, validation, reward),
         "usage": _usage(record, validation, reward),
         "timing": _timing(record, reward),
-        "errors": {"graders": [_errors(record, validation, reward)]},
+        "errors": {"graders": _errors(record, validation, reward)},
         "series": series(record),
     }
     if validation:
@@ -49,12 +47,18 @@ def render(record: Record, reward: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def message(record: Record) -> str:
-    """`Step 4/67: training metrics`."""
-    return f"Step {record['step']}/{record['steps']}: training metrics"
+    """`Step 4/67: training metrics`, as Bedrock says it, and the means that OpenAI tells there."""
+    told = f"Step {record['step']}/{record['steps']}: training metrics"
+    told += f", train mean reward={record['reward_mean']:.2f}"
+    if validation := record.get("validation"):
+        told += f", full validation mean reward={record['validation_reward']:.2f}"
+        parse_errors = _share(validation, "sample_parse_error")
+        told += f", full validation mean parse error={parse_errors:.2f}"
+    return told
 
 
 def series(record: Record) -> dict[str, float]:
-    """What Bedrock's console draws of a step, under its keys."""
+    """What Bedrock's console draws of a step, under its keys; and each sub-score of the reward."""
     tokens, seconds = record["completion_tokens"], record["seconds"]
     validation = record.get("validation")
     values = {
@@ -81,8 +85,10 @@ def series(record: Record) -> dict[str, float]:
     if "gpu_memory_gb" in record:
         values["perf/max_memory_allocated_gb"] = record["gpu_memory_gb"]
         values["perf/max_memory_reserved_gb"] = record["gpu_memory_reserved_gb"]
+    values |= {f"score/{name}": mean for name, mean in record["scores"].items()}
     if validation:
         values["val-score/rewards/mean@1"] = record["validation_reward"]
+        values |= {f"val-score/{name}": mean for name, mean in validation["scores"].items()}
         for name in ("mean", "max", "min"):
             values[f"val-response_length/{name}"] = validation[f"length_{name}"]
     return values
@@ -120,17 +126,12 @@ def validation_loss(reward: float) -> float:
 def _graders(reward: Mapping[str, Any]) -> dict[str, str]:
     """Name -> type, of the graders a reward is made of; of itself if it is one."""
     parts = reward.get("graders")
-    if isinstance(parts, Mapping) and "type" not in parts:
+    if isinstance(parts, Mapping):
+        if isinstance(parts.get("type"), str):  # a lone grader in place of the map
+            parts = {str(parts.get("name", "")): parts}
         return {name: str(part.get("type", "")) for name, part in parts.items()}
-    return {_name(reward): str(reward.get("type", ""))}
-
-
-def _name(reward: Mapping[str, Any]) -> str:
-    return str(reward.get("name") or reward.get("type", "reward"))
-
-
-def _label(reward: Mapping[str, Any]) -> dict[str, str]:
-    return {"name": _name(reward), "type": str(reward.get("type", ""))}
+    kind = str(reward.get("type", ""))
+    return {str(reward.get("name") or kind or "reward"): kind}
 
 
 def _share(part: Record, kind: str) -> float:
@@ -162,22 +163,28 @@ def _scores(record: Record, validation: Record | None, reward: Mapping[str, Any]
     return {**whole, "graders": graders}
 
 
+def _graders_of(part: Record, kinds: Mapping[str, str]) -> Mapping[str, Record]:
+    """Grader -> its numbers in a part of a record; one that is alone has those of the whole."""
+    return {name: part.get("graders", {}).get(name, part) for name in kinds}
+
+
 def _usage(record: Record, validation: Record | None, reward: Mapping[str, Any]) -> dict[str, Any]:
+    parts, kinds = _both(record, validation), _graders(reward)
     samples: dict[str, Any] = {}
-    for name, part in _both(record, validation).items():
+    for name, part in parts.items():
         samples[f"{name}_reasoning_tokens_mean"] = part["reasoning_length_mean"]
         samples[f"{name}_reasoning_tokens_count"] = part["completions"]
-    models = {*record["judge_tokens"], *(validation or {"judge_tokens": ()})["judge_tokens"]}
-    graders = []
-    for model in sorted(models):
-        entry: dict[str, Any] = {**_label(reward), "model": model}
-        for name, part in _both(record, validation).items():
-            used = part["judge_tokens"].get(model, {})
-            for kind in ("prompt", "completion"):
-                entry[f"{name}_{kind}_tokens_mean"] = used.get(kind, 0) / part["completions"]
-                entry[f"{name}_{kind}_tokens_count"] = part["completions"]
-        graders.append(entry)
-    return {"samples": samples, "graders": graders}
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, part in parts.items():
+        for grader, numbers in _graders_of(part, kinds).items():
+            for model, used in numbers["judge_tokens"].items():
+                entry = entries.setdefault(
+                    (grader, model), {"name": grader, "type": kinds[grader], "model": model}
+                )
+                for kind in ("prompt", "completion"):
+                    entry[f"{name}_{kind}_tokens_mean"] = used.get(kind, 0) / part["completions"]
+                    entry[f"{name}_{kind}_tokens_count"] = part["completions"]
+    return {"samples": samples, "graders": list(entries.values())}
 
 
 def _token_usage(record: Record, validation: Record | None) -> dict[str, dict[str, int]]:
@@ -190,10 +197,15 @@ def _token_usage(record: Record, validation: Record | None) -> dict[str, dict[st
 
 
 def _timing(record: Record, reward: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = record["seconds"]
-    grader = {**_label(reward), "train_execution_latency_mean": record["grade_seconds_mean"]}
-    if "validation_grade_seconds_mean" in record:
-        grader["valid_execution_latency_mean"] = record["validation_grade_seconds_mean"]
+    seconds, graders = record["seconds"], []
+    for name, kind in _graders(reward).items():
+        entry: dict[str, Any] = {"name": name, "type": kind}
+        for part, prefix in (("train", ""), ("valid", "validation_")):
+            whole = record.get(f"{prefix}grade_seconds_mean")
+            own = record.get(f"{prefix}grader_seconds", {}).get(name, whole)
+            if own is not None:
+                entry[f"{part}_execution_latency_mean"] = own
+        graders.append(entry)
     step = {
         "sampling": seconds["sample"],
         "grading": seconds["grade"],
@@ -201,15 +213,24 @@ def _timing(record: Record, reward: Mapping[str, Any]) -> dict[str, Any]:
         "eval": seconds.get("validate", 0.0),
         "full_iteration": sum(seconds.values()),
     }
-    return {"step": step, "graders": [grader]}
+    return {"step": step, "graders": graders}
 
 
-def _errors(record: Record, validation: Record | None, reward: Mapping[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = dict(_label(reward))
-    for name, part in _both(record, validation).items():
-        for kind in ("sample_parse", "invalid_variable", "other"):
-            entry[f"{name}_{kind}_error_mean"] = _share(part, f"{kind}_error")
-            entry[f"{name}_{kind}_error_count"] = part["error_kinds"].get(f"{kind}_error", 0)
-    for kind in ("python_grader_server", "python_grader_runtime", "model_grader_server"):
-        entry[f"{kind}_error_mean"] = _share(record, f"{kind}_error")
-    return entry
+def _errors(
+    record: Record, validation: Record | None, reward: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    parts, kinds = _both(record, validation), _graders(reward)
+    entries = []
+    for grader, type_ in kinds.items():
+        entry: dict[str, Any] = {"name": grader, "type": type_}
+        for name, part in parts.items():
+            found = _graders_of(part, kinds)[grader]["error_kinds"]
+            for kind in ("sample_parse", "invalid_variable", "other"):
+                count = found.get(f"{kind}_error", 0)
+                entry[f"{name}_{kind}_error_mean"] = count / part["completions"]
+                entry[f"{name}_{kind}_error_count"] = count
+        found = _graders_of(record, kinds)[grader]["error_kinds"]
+        for kind in ("python_grader_server", "python_grader_runtime", "model_grader_server"):
+            entry[f"{kind}_error_mean"] = found.get(f"{kind}_error", 0) / record["completions"]
+        entries.append(entry)
+    return entries

@@ -195,6 +195,7 @@ def _gather(parts: Mapping[str, Grade]) -> Grade:
         attempts=max(part.attempts for part in parts.values()),
         flags=_union([part.flags for part in parts.values()]),
         tokens={model: dict(counts) for model, counts in tokens.items()},
+        parts=parts,
     )
 
 

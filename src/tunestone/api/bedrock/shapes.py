@@ -18,6 +18,7 @@ from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel, Shape
 
 from tunestone.api.bedrock.errors import SerializationException, ValidationException
+from tunestone.rows import finite
 
 Json = dict[str, Any]
 
@@ -97,7 +98,7 @@ def _load(body: bytes) -> Json:
     if not body.strip():
         return {}
     try:
-        data = json.loads(body, parse_constant=_refuse_constant)
+        data = json.loads(body, parse_constant=_refuse_constant, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise SerializationException(f"The body is no valid JSON: {error}") from None
     if not isinstance(data, dict):

@@ -24,6 +24,7 @@ from tunestone.api.evaluations.results import Evaluated, summarize, write_result
 from tunestone.api.inference.targets import Target, resolve_target
 from tunestone.api.services import Services
 from tunestone.errors import TunestoneError, WorldError
+from tunestone.jobs.intake import public
 from tunestone.jobs.job import Plan
 from tunestone.jobs.store import now
 from tunestone.jobs.tables import Evaluation, Job, Model
@@ -93,7 +94,8 @@ class Evaluations:
                 waiting.cancel()
             await self._end(job_id, "Completed", result=work.result())
         except TunestoneError as error:
-            await self._end(job_id, "Failed", failures=[str(error)[:_MESSAGE_CHARACTERS]])
+            told = public(str(error), self._services.folder, {})[:_MESSAGE_CHARACTERS]
+            await self._end(job_id, "Failed", failures=[told])
         except Exception as error:  # noqa: BLE001 - the one boundary of a job
             _log.error("The evaluation job %s failed by our own fault.", job_id, exc_info=error)
             fault = f"Our own fault ({type(error).__name__}). The server's log says what it is."

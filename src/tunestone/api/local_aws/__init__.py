@@ -71,8 +71,8 @@ class _MotoCall:
             response = self._refuse(refusal)
         except (TunestoneError, OSError) as error:
             _log.error("The local AWS: %s", error)
-            kind = "fault" if isinstance(error, RequestError) else "world"
-            response = self._refuse(Refusal(kind, str(error)))
+            ours = isinstance(error, RequestError)
+            response = self._refuse(Refusal("fault" if ours else "world", str(error)))
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:

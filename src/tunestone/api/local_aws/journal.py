@@ -69,13 +69,19 @@ class Journal:
         return [_decode(line) for line in data[:whole].splitlines()]
 
     def append(self, entry: Entry) -> None:
-        """On disk when this returns. Raises StorageError."""
+        """On disk when this returns. Raises StorageError, and then nothing of it is there."""
         try:
             if self._file is None:
-                self._file = self._path.open("ab")
-            self._file.write(_encode(entry))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+                self._file = self._path.open("ab", buffering=0)
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                rest = memoryview(_encode(entry))
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(end)  # else the next entry would stand behind half a line
+                raise
         except OSError as error:
             raise _cannot_write(self._path, error) from error
 

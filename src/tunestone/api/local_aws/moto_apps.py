@@ -16,7 +16,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
 from tunestone.api.local_aws.compaction import compact
-from tunestone.api.local_aws.dispatch import Signer
+from tunestone.api.local_aws.dispatch import MOTO_SERVICES, Signer
 from tunestone.api.local_aws.journal import Entry, Journal
 from tunestone.api.local_aws.wire import Body, WireAnswer, WireRequest, WsgiApp, call_wsgi
 from tunestone.errors import ConfigError
@@ -166,16 +166,23 @@ def _import_moto() -> WsgiApp:
     try:
         from moto.backends import get_backend
         from moto.core.config import default_user_config
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import create_backend_app
     except ImportError as error:
         raise ConfigError(
             f"The local AWS needs moto ({error}).", remedy="pip install 'tunestone[aws]'"
         ) from error
-    for name in ("s3", "iam", "sts"):  # they are the process's own: nothing of an earlier server
+    for name in MOTO_SERVICES:  # they are the process's own: nothing of an earlier server
         get_backend(name).reset()
     default_user_config["iam"] = {"load_aws_managed_policies": True}
-    app: WsgiApp = DomainDispatcherApplication(create_backend_app)
-    return app
+    # Not moto's own dispatcher: whoever signs for S3 would reach `/moto-api`, which shows, records
+    # and resets everything.
+    apps: dict[str, WsgiApp] = {name: create_backend_app(name) for name in MOTO_SERVICES}
+
+    def dispatch(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        service = environ["HTTP_AUTHORIZATION"].split("/")[3]  # as `Signer` wrote it
+        return apps[service](environ, start)
+
+    return dispatch
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
 from tunestone.api.openai.errors import OpenAIError
+from tunestone.rows import finite
 
 _DEEPEST = 200
 _LONGEST_NAME = 200
@@ -31,7 +31,7 @@ async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object of a body. Raises OpenAIError."""
     try:
         text = await request.body() or b"{}"
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise OpenAIError(
             400, f"We could not parse the JSON body of your request: {error}."
@@ -97,14 +97,6 @@ def _describe(param: str, problems: Sequence[Any], known: list[str]) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not in the standard")
-
-
-def _finite(text: str) -> float:
-    """A number that can be written as JSON again: 1e999 would come back as Infinity."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
 
 
 def unix(moment: datetime | None) -> int | None:

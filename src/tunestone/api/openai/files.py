@@ -85,7 +85,10 @@ async def delete(call: Call) -> Response:
 async def content(call: Call) -> Response:
     """`GET /files/{file_id}/content`: the bytes as they were uploaded."""
     file = await run_in_threadpool(_find, call)
-    opened = await anyio.open_file(call.services.folder / file.path, "rb")
+    try:
+        opened = await anyio.open_file(call.services.folder / file.path, "rb")
+    except FileNotFoundError:  # deleted a moment ago
+        raise _missing(file.id) from None
 
     async def stream() -> AsyncIterator[bytes]:
         async with opened:
@@ -120,8 +123,12 @@ def find_file(session: Session, file_id: str) -> File:
     """The row of a file. Raises OpenAIError when there is none, or its time is over."""
     file = session.get(File, file_id)
     if file is None or (file.expires_at is not None and file.expires_at <= now()):
-        raise OpenAIError(404, f"No such File object: {file_id}", param="id")
+        raise _missing(file_id)
     return file
+
+
+def _missing(file_id: str) -> OpenAIError:
+    return OpenAIError(404, f"No such File object: {file_id}", param="id")
 
 
 def folder_of(services: Services) -> Path:

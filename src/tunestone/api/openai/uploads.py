@@ -83,7 +83,7 @@ class _Receiver:
         )
         self._upload = Upload()
         self._sha256 = hashlib.sha256()
-        self._received = 0
+        self._received = self._fields_bytes = 0
         self._complete = False
         self._too_large = False
         self._begin()
@@ -177,6 +177,8 @@ class _Receiver:
 
     def _end(self) -> None:
         if not self._is_file:
+            self._fields_bytes += len(self._name) + len(self._value)
+            self._check(self._fields_bytes, _FORM_BYTES)
             self._upload.fields[self._name] = self._value.decode("utf-8", "replace")
 
     def _form_end(self) -> None:
@@ -184,4 +186,4 @@ class _Receiver:
 
     def _check(self, size: int, most: int) -> None:
         if size > most:
-            raise OpenAIError(400, f"A field of the multipart form has more than {most:,} bytes.")
+            raise OpenAIError(400, f"The fields of the multipart form have more than {most:,} bytes.")

@@ -21,6 +21,7 @@ from tunestone.errors import RewardError
 
 UNPACKED_BYTES = 250 * 2**20
 """Lambda's own limit for an unpacked package."""
+_MOST_ENTRIES = 50_000
 _FUNCTION = "lambda_handler"
 _ZIP_MODULE = "lambda_function"
 
@@ -124,6 +125,12 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
                 f"{entry.filename!r}.",
                 remedy="Build the zip from plain files with paths below its top.",
             )
+    if len(entries) > _MOST_ENTRIES:
+        raise RewardError(
+            f"the Lambda package {path} has {len(entries):,} entries; at most {_MOST_ENTRIES:,} "
+            "are unpacked.",
+            remedy="Leave out what the handler does not need.",
+        )
     size = sum(entry.file_size for entry in entries)
     if size > UNPACKED_BYTES:
         raise RewardError(

@@ -231,7 +231,7 @@ def describe_timeout(seconds: float, count: int) -> str:
     samples = "1 sample" if count == 1 else f"{count} samples"
     return (
         f"the handler took longer than {seconds:g} s with {samples}; "
-        "raise `timeout_seconds` or lower `batch_size`"
+        "raise `timeout_seconds` (the function's Timeout) or lower `batch_size`"
     )
 
 

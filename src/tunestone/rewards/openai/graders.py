@@ -20,10 +20,10 @@ from typing import Any, Literal, final
 from pydantic import Field, field_validator
 
 from tunestone.errors import RewardError
-from tunestone.rewards.openai.similarity import METRICS
+from tunestone.rewards.openai.similarity import METRICS, too_long
 from tunestone.rewards.outcomes import grade_of
 from tunestone.rewards.sandbox import Limits, Outcome, Program, Sandbox
-from tunestone.rewards.spec import Context, Spec, TemplateText, unfilled
+from tunestone.rewards.spec import Context, Spec, TemplateText, failed, unfilled
 from tunestone.rewards.template import Template, VariableError, item_view, sample_view
 from tunestone.types import Grade, Sample
 
@@ -108,7 +108,15 @@ class TextSimilarity(Spec):
             passed = {} if threshold is None else {"passed": float(likeness >= threshold)}
             return likeness, passed
 
-        return TemplateGrader(self.input, self.reference, score)
+        return TemplateGrader(self.input, self.reference, score, refuse=self._refuse_long)
+
+    def _refuse_long(self, text: str, reference: str) -> str:
+        if not too_long(self.evaluation_metric, text, reference):
+            return ""
+        return (
+            f"text_similarity: {len(text):,} and {len(reference):,} characters are too many for "
+            f"{self.evaluation_metric}."
+        )
 
 
 @final
@@ -149,11 +157,15 @@ class TemplateGrader:
         input: str,
         reference: str,
         score: Callable[[str, str], tuple[float, dict[str, float]]],
+        *,
+        refuse: Callable[[str, str], str] = lambda text, reference: "",
     ) -> None:
-        """`score` gives reward and sub-scores of (input, reference); it must take any text."""
+        """`score` gives reward and sub-scores of (input, reference); it must take any text that
+        `refuse` has no reason to refuse."""
         self._input = Template.parse(input)
         self._reference = Template.parse(reference)
         self._score = score
+        self._refuse = refuse
 
     def grade(self, samples: Sequence[Sample]) -> list[Grade]:
         """One grade per sample; an error where a template finds no value."""
@@ -166,6 +178,8 @@ class TemplateGrader:
             text, reference = self._input.render(item, answer), self._reference.render(item, answer)
         except VariableError as error:
             return unfilled(error, seconds=time.perf_counter() - start)
+        if reason := self._refuse(text, reference):
+            return failed(reason, "other_error", seconds=time.perf_counter() - start)
         reward, metrics = self._score(text, reference)
         return Grade(reward=reward, seconds=time.perf_counter() - start, metrics=metrics)
 

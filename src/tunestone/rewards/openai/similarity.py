@@ -19,11 +19,14 @@ service and is not allowed for reinforcement fine-tuning at OpenAI either.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
+_MOST_PAIRS = {"fuzzy_match": 4e9, "rouge_l": 1e8, "meteor": 1e8}
+"""Metric -> longest text x longest reference, in characters: a fraction of a second, or a few."""
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -67,6 +70,12 @@ def meteor_uses_synonyms() -> bool:
 def rouge(text: str, reference: str, *, kind: str) -> float:
     """F-measure of ROUGE (Lin 2004); `kind` is `rouge1` .. `rouge5` for n-grams or `rougeL`."""
     return float(_rouge(kind).score(reference, text)[kind].fmeasure)
+
+
+def too_long(metric: str, text: str, reference: str) -> bool:
+    """Whether the comparison would take minutes, or gigabytes: some grow with the product of both
+    lengths, and nothing can interrupt them."""
+    return len(text) * len(reference) > _MOST_PAIRS.get(metric, math.inf)
 
 
 METRICS: dict[str, Callable[[str, str], float]] = {
