@@ -253,6 +253,26 @@ def test_what_is_not_signed_is_not_taken(locked):
         assert answer in body
 
 
+def test_a_signature_that_cannot_be_read_is_refused_and_is_no_fault_of_ours(locked):
+    url, keys = locked
+    day = f"{datetime.now(UTC):%Y%m%d}"
+    parts = "AWS4-HMAC-SHA256 Credential={}/{}/us-east-1/bedrock/aws4_request, {}"
+    rest = "SignedHeaders=host;x-amz-date, Signature={}"
+    dated = {"x_amz_date": f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"}
+    early = {"x_amz_date": "00010101T000000Z"}
+    http_date = {"Date": "Mon, 01 Jan 0001 00:00:00 +2300"}
+    for header, more, message in [
+        (parts.format(keys["read"].id, day, rest.format("\xe9")), dated, "SignatureDoesNotMatch"),
+        (parts.format("x", "00010101", rest.format("a")), early, "date of the signature cannot"),
+        (parts.format("x", "00010101", rest.format("a")), http_date, "date than its date"),
+        ("Bearer bedrock-api-key-\xe9", {}, "The bearer token is no Bedrock API key"),
+        ("Bearer ts-own-\xe9", {}, "Incorrect API key"),
+    ]:
+        given = {"Authorization": header, **more}
+        status, _, body = raw(f"{url}/model-customization-jobs/x", **given)
+        assert (status, message in body) == (403, True), body
+
+
 def signed(key, service, target, *, method="POST", hashed=False, body=b'{"a":1}', at=None):
     request = AWSRequest(method, target, data=body)
     if hashed:
@@ -510,6 +530,7 @@ def test_without_keys_pages_of_other_sites_are_kept_out(tmp_path):
         assert raw(f"{url}/v1/models", Origin=url)[0] == 200
         status, _, body = raw(f"{url}/v1/models", Host="evil.example")
         assert status == 403 and "not 'evil.example'" in body
+        assert raw(f"{url}/v1/models", Host="[")[0] == 403
         status, headers, body = raw(f"{url}/v1/models", Host=host, Origin="http://evil.example")
         assert status == 403 and "A page of another site" in body
         assert headers["access-control-allow-origin"] is None

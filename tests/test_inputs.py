@@ -297,6 +297,12 @@ def test_a_log_that_is_none_is_named_with_its_line(store, objects, tmp_path):
         fetch(store, objects, tmp_path)
 
 
+def test_a_small_object_that_holds_much_is_refused(store, objects, tmp_path):
+    put(objects, f"{LOGS}/1.json.gz", gzip.compress(bytes(140 * 2**20), compresslevel=1))
+    with pytest.raises(DataError, match="it has more than 134,217,728 bytes"):
+        fetch(store, objects, tmp_path)
+
+
 def test_a_failed_fetch_leaves_no_file(store, objects, tmp_path):
     with pytest.raises(DataError, match="0 records were found there"):
         put(objects, f"{LOGS}/1.json", b"{}")

@@ -270,6 +270,12 @@ def _not_offered(name: str) -> tuple[str, str]:
     return "InvalidParameterValueException", f"{name} is not offered"
 
 
+@pytest.mark.parametrize("source", ["a" + ".a" * 300_000, "-" * 300_000 + "1", "a = 1\n" * 900_000])
+def test_a_module_that_python_can_hardly_read_is_deployed_without_reading_it(functions, source):
+    made = deploy(functions, f"deep-{len(source)}", source)
+    assert (made["State"], made["CodeSize"]) == ("Active", len(zipped(reward=source)))
+
+
 def test_a_zip_that_leads_outside_is_refused(functions):
     evil = zipped(**{"../../evil": "x = 1"})
     code, message = refusal(

@@ -3,15 +3,20 @@
 import json
 import os
 import resource
+import urllib.error
 import urllib.request
 from dataclasses import replace
 
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from live_server import running, services_in
 from local_aws_server import client_of, local_server
 from tunestone.api import local_aws
+from tunestone.api.access.keys import KeyRing
 from tunestone.api.local_aws.compaction import compact
 from tunestone.api.local_aws.journal import Entry, Journal
 from tunestone.errors import StorageError
@@ -127,6 +132,51 @@ def test_an_upload_beyond_the_limit_is_refused(tmp_path):
         code, message = fault_of(refused)
         assert code == "EntityTooLarge"
         assert "the limit of this server" in message
+
+
+def test_who_may_only_look_changes_nothing_in_iam_either(tmp_path):
+    """IAM is asked by GET too; and a signature in which two readers find two services is S3's for
+    none of them."""
+    with local_server(tmp_path / "data", require_keys=True) as (url, services):
+        key = KeyRing(services.store, services.folder).create("looks", "read")
+        query = "Action=CreateUser&UserName=evil&Version=2010-05-08"
+        scope = "X-Amz-Credential=x/20260101/us-east-1/{}/aws4_request"
+        bearer = {"Authorization": f"Bearer {key.bearer}"}
+        for headers, target in [
+            (bearer, f"{url}/?{query}&{scope.format('iam')}"),
+            (signed_for_s3(key, f"{url}/?{query}"), f"{url}/?{query}"),
+            (signed_for_s3(key, f"{url}/?{query}&{scope.format('iam')}", "\t"), ""),
+        ]:
+            request = urllib.request.Request(target or f"{url}/?{query}&{scope.format('iam')}")
+            for name, value in headers.items():
+                request.add_header(name, value)
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    assert b"CreateUserResponse" not in answer.read()
+            except urllib.error.HTTPError as error:
+                assert error.code in (403, 501)  # noqa: PT017
+
+
+def signed_for_s3(key, target, blank=" "):
+    """Headers of a GET, signed for S3, with another blank behind the algorithm's name."""
+    request = AWSRequest("GET", target)
+    S3SigV4Auth(Credentials(key.id, key.secret), "s3", "us-east-1").add_auth(request)
+    headers = dict(request.headers.items())
+    return {**headers, "Authorization": headers["Authorization"].replace(" ", blank, 1)}
+
+
+def test_motos_own_api_is_a_bucket_like_any_other(server):
+    s3 = client_of(server, "s3")
+    s3.put_object(Bucket="kept", Key="a", Body=b"1")
+    for key in ("data.json", "reset", "config", "recorder/start-recording"):
+        with pytest.raises(ClientError) as refused:
+            s3.get_object(Bucket="moto-api", Key=key)
+        assert fault_of(refused)[0] == "NoSuchBucket"
+    scope = "X-Amz-Credential=x/20260101/us-east-1/s3/aws4_request"
+    request = urllib.request.Request(f"{server}/moto-api/reset?{scope}", b"", method="POST")
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(request)
+    assert s3.get_object(Bucket="kept", Key="a")["Body"].read() == b"1"
 
 
 def test_without_local_aws_s3_is_not_answered(tmp_path):

@@ -189,7 +189,11 @@ def test_fields_may_come_in_any_order(client):
         (part("file", "abc", "a"), "The multipart form ends in the middle."),
         (part("file", "a", "a") * 2 + "--B--\r\n", "Only one file can be uploaded at a time."),
         (part("purpos", "batch") + part("file", "a", "a") + "--B--\r\n", "'purpos'"),
-        (part("purpose", "b" * 70_000), "A field of the multipart form has more than 65,536"),
+        (part("purpose", "b" * 70_000), "The fields of the multipart form hold more than 65,536"),
+        (
+            "".join(part(f"expires_after[{i}]", "b" * 60_000) for i in range(18)),
+            "The fields of the multipart form hold more than 1,048,576 bytes",
+        ),
         ("no form at all", "The multipart form is malformed"),
     ],
 )

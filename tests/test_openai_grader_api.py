@@ -102,6 +102,17 @@ def test_an_unknown_variable_is_zero_with_its_flag(client):
     assert "did you mean 'refrence_answer'?" in details
 
 
+def test_texts_that_would_take_minutes_to_compare_are_an_error(client):
+    for metric in ("fuzzy_match", "rouge_l", "meteor"):
+        grader = {**CLOSE, "evaluation_metric": metric}
+        result = run(client, grader, "ab " * 30_000, reference_answer="ba " * 30_000)
+        assert (result.reward, raised_flags(result)) == (0.0, {"other_error"})
+        details = result.metadata.errors.model_extra["error_details"]
+        assert f"90,000 and 90,000 characters are too many for {metric}" in details
+    bleu = {**CLOSE, "evaluation_metric": "bleu"}
+    assert run(client, bleu, "a b c d", reference_answer="a b c d").reward == 1.0
+
+
 def test_an_answer_that_is_no_json_is_zero_with_its_flag(client):
     grader = {**EXACT, "input": "{{ sample.output_json.a }}"}
     assert run(client, grader, '{"a": "4"}', reference_answer="4").reward == 1.0

@@ -207,6 +207,7 @@ def test_own_settings_go_under_their_own_name(client, store):
         ({"data": "/etc/passwd"}, "tunestone.data", "a job does not set it"),
         ({"reward": "x.py:f"}, "tunestone.reward", "a job does not set it"),
         ({"sandbox": "none"}, "tunestone.sandbox", "a job does not set it"),
+        ({"start_adapter": "/etc"}, "tunestone.start_adapter", "a job does not set it"),
     ],
 )
 def test_own_settings_are_checked(client, settings, param, message):
@@ -365,6 +366,8 @@ def test_a_refused_hyperparameter_is_told_its_range(client):
         (b"[" * 100_000, "could not parse the JSON body"),
         (b"[]", "must be a JSON object"),
         (b'{"seed": NaN}', "NaN is not in the standard"),
+        (b'{"metadata": {"a": -1e999}}', "-1e999 is too large for a number"),
+        (b'{"' + b"ab" * 10**6 + b'": 1}', "Unknown parameter: 'abab"),
         (b"\xff", "could not parse the JSON body"),
         (b"", "Missing required parameter: 'model'."),
     ],

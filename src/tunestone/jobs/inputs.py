@@ -10,10 +10,11 @@ import gzip
 import json
 import shutil
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 from tunestone.data import write_rows
 from tunestone.errors import DataError
@@ -30,6 +31,9 @@ Json = dict[str, Any]
 
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".gz")
 _SCHEMA = "ModelInvocationLog"
+_MOST_BYTES = 128 * 2**20
+"""Of one object, unpacked: a few kilobytes of gzip may hold gigabytes. Bedrock's have a few MB."""
+_PIECE_BYTES = 2**20
 _REASONS = 5
 """How many reasons for leaving records out are told; those that hold for most."""
 
@@ -146,11 +150,11 @@ class _LogReader:
             return part.get(f"{side}BodyJson")
         path = self._folder / "body"
         self._objects.download(address, path)
-        with _open(path) as file:
-            try:
+        try:
+            with _open(path) as file:
                 return json.load(file)
-            except ValueError as error:
-                raise UnusableRecordError("a body that is no JSON") from error
+        except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UnusableRecordError("a body that is no JSON, or too large") from error
 
 
 def _checked_row(record: Json, request: Any, answer: Any, *, use_response: bool) -> Json:
@@ -181,7 +185,7 @@ def _read_records(path: Path, url: str) -> Iterator[Json]:
                     value = _load(line, url, number)
                     if _is_record(value):
                         yield value
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"This is no log of invocations: {error}.", path=url) from error
 
 
@@ -212,8 +216,15 @@ def _is_record(value: Any) -> bool:
 
 
 def _open(path: Path) -> IO[bytes]:
+    """The object, unpacked. Raises ValueError when it is larger than should be read at once."""
     with path.open("rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
     if is_packed:
-        return cast("IO[bytes]", gzip.open(path, "rb"))
+        plain = path.with_name(f"{path.name}-plain")
+        with gzip.open(path, "rb") as packed, plain.open("wb") as file:
+            while file.tell() <= _MOST_BYTES and (piece := packed.read(_PIECE_BYTES)):
+                file.write(piece)
+        path = plain
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
     return path.open("rb")

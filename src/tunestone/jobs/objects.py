@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,16 @@ class Objects:
         }
 
     def download(self, url: str, to: Path) -> None:
-        """Write the object to a file. Raises DataError or WorldError naming the url."""
+        """Write the object to a file. Raises DataError or WorldError naming the url.
+
+        What is larger than an upload may be is refused: it would fill the disk, then the memory.
+        """
         bucket, key = _split(url)
         temporary = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
         try:
             with temporary.open("xb") as file:
                 with self._asking(url, "read") as client:
+                    self._refuse_large(client.head_object(Bucket=bucket, Key=key), url)
                     client.download_fileobj(bucket, key, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -76,6 +80,15 @@ class Objects:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _refuse_large(self, head: Mapping[str, Any], url: str) -> None:
+        size, most = int(head["ContentLength"]), self._settings.max_upload_bytes
+        if size > most:
+            raise DataError(
+                f"The object has {size:,} bytes; this server takes at most {most:,}.",
+                path=url,
+                remedy="Split it, or raise the server's setting max_upload_bytes.",
+            )
 
     def list(self, url: str) -> list[str]:
         """Addresses of the object itself and of all below it as a folder, sorted."""

@@ -186,4 +186,5 @@ class _Receiver:
 
     def _check(self, size: int, most: int) -> None:
         if size > most:
-            raise OpenAIError(400, f"The fields of the multipart form have more than {most:,} bytes.")
+            message = f"The fields of the multipart form hold more than {most:,} bytes."
+            raise OpenAIError(400, message)
