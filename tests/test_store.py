@@ -3,6 +3,7 @@
 Each test of `store` runs on both.
 """
 
+import contextlib
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -11,7 +12,8 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from postgres import postgres_cluster, postgres_url  # noqa: F401 - fixtures
-from tunestone.errors import ConfigError, StorageError, WorldError
+from tunestone.errors import ConfigError, RunError, StorageError, WorldError
+from tunestone.jobs.data_folder import holding_database
 from tunestone.jobs.job import ENDED, MOVES, StateError, move
 from tunestone.jobs.migrations import differences
 from tunestone.jobs.store import Store, new_id, now, sqlite_url
@@ -89,6 +91,21 @@ def test_servers_that_start_at_once_migrate_in_turn(url):
     assert differences(stores[0].engine) == []
     for opened in stores:
         opened.close()
+
+
+def test_one_server_at_a_time_has_a_postgresql_database(postgres_url):  # noqa: F811
+    with (
+        contextlib.closing(Store(postgres_url)) as one,
+        contextlib.closing(Store(postgres_url)) as two,
+    ):
+        with (
+            holding_database(one),
+            pytest.raises(RunError, match="Another server uses this database"),
+            holding_database(two),
+        ):
+            pass
+        with holding_database(two):
+            pass
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(store):

@@ -35,7 +35,7 @@ from tunestone.api.openai.errors import render_error as render_openai
 from tunestone.api.own_routes import Readiness
 from tunestone.api.services import Services
 from tunestone.errors import ConfigError, RunError
-from tunestone.jobs.data_folder import holding, open_folder, open_store
+from tunestone.jobs.data_folder import holding, holding_database, open_folder, open_store
 from tunestone.jobs.invocation_log import InvocationLog
 from tunestone.jobs.names import BaseNames
 from tunestone.jobs.notify import Notifier
@@ -66,7 +66,11 @@ def open_services(settings: ServerSettings, address: str) -> Iterator[Services]:
     `address` is where this server is to be found by its own children.
     """
     folder = open_folder(settings.data)
-    with holding(folder), contextlib.closing(open_store(settings, folder)) as store:
+    with (
+        holding(folder),
+        contextlib.closing(open_store(settings, folder)) as store,
+        holding_database(store),
+    ):
         _check_access(settings, KeyRing(store, folder))
         os.environ[OWN_KEY] = KeyRing(store, folder).own_bearer()
         names = BaseNames(settings.base_models)

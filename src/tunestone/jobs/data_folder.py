@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import delete, false
+from sqlalchemy import delete, false, func, select
 
 from tunestone.errors import RunError, StorageError
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import Store, sqlite_url
 from tunestone.jobs.tables import Setting
+
+_ADVISORY_LOCK = 0x74756E6573746F6E
+"""`tuneston`, as PostgreSQL's number of the lock."""
 
 
 def open_folder(path: Path) -> Path:
@@ -56,6 +59,28 @@ def holding(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def holding_database(store: Store) -> Iterator[None]:
+    """A PostgreSQL database for this process alone; SQLite's lies in the data folder, held already.
+
+    Raises RunError when another server, perhaps on another machine, uses it.
+    """
+    if store.engine.dialect.name != "postgresql":
+        yield
+        return
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        lock = select(func.pg_try_advisory_lock(_ADVISORY_LOCK))
+        if not connection.execute(lock).scalar_one():
+            raise RunError(
+                "Another server uses this database.",
+                remedy="End it first, or give each server a database of its own.",
+            )
+        try:
+            yield  # the lock ends with the connection too, however the process ends
+        finally:
+            connection.execute(select(func.pg_advisory_unlock(_ADVISORY_LOCK)))
 
 
 def _open_lock(path: Path) -> IO[str]:

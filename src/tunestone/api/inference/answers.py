@@ -132,7 +132,8 @@ class _Reader:
         if rest:
             parts.append(self._piece("text", rest))
         parts += [Called(self._index, call) for call in calls]
-        reason: FinishReason = "tool_calls" if calls else ended.reason
+        cut = ended.reason == "length"  # perhaps in the middle of one more call
+        reason: FinishReason = "tool_calls" if calls and not cut else ended.reason
         thought = min(self._reasoning_tokens, ended.tokens)
         parts.append(Finished(self._index, reason, ended.tokens, thought, ended.stop_string))
         return parts
