@@ -86,7 +86,7 @@ STORED: dict[str, bytes] = {}
 
 def elsewhere(scope):
     """A tiny S3 and STS, for what is signed for these."""
-    header = dict(scope["headers"]).get(b"authorization", b"").decode()
+    header = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
     is_s3 = "/s3/" in header or b"X-Amz-Credential" in scope["query_string"]
     if not is_s3 and "/sts/" not in header:
         return None
@@ -264,7 +264,7 @@ def test_a_signature_that_cannot_be_read_is_refused_and_is_no_fault_of_ours(lock
     for header, more, message in [
         (parts.format(keys["read"].id, day, rest.format("\xe9")), dated, "SignatureDoesNotMatch"),
         (parts.format("x", "00010101", rest.format("a")), early, "date of the signature cannot"),
-        (parts.format("x", "00010101", rest.format("a")), http_date, "date than its date"),
+        (parts.format("x", "00010101", rest.format("a")), http_date, "another day than its date"),
         ("Bearer bedrock-api-key-\xe9", {}, "The bearer token is no Bedrock API key"),
         ("Bearer ts-own-\xe9", {}, "Incorrect API key"),
     ]:

@@ -191,7 +191,7 @@ def test_fields_may_come_in_any_order(client):
         (part("purpos", "batch") + part("file", "a", "a") + "--B--\r\n", "'purpos'"),
         (part("purpose", "b" * 70_000), "The fields of the multipart form hold more than 65,536"),
         (
-            "".join(part(f"expires_after[{i}]", "b" * 60_000) for i in range(18)),
+            "".join(part(f"expires_after[{i}]", "b" * 60_000) for i in range(19)),
             "The fields of the multipart form hold more than 1,048,576 bytes",
         ),
         ("no form at all", "The multipart form is malformed"),
@@ -209,6 +209,10 @@ def test_a_body_that_is_no_form_is_refused(client):
     status, text = post_form(client, b"{}", "application/json")
     assert status == 400
     assert "uploaded as multipart/form-data" in text
+    long = f"multipart/form-data; boundary={'B' * 300}"
+    status, text = post_form(client, b"{}", long)
+    assert status == 400
+    assert "The multipart form is malformed: Boundary length 300" in text
 
 
 def test_an_upload_is_never_whole_in_memory(tmp_path):

@@ -156,6 +156,18 @@ def test_a_good_grader_is_valid(client, grader):
         ({**EXACT, "opertion": "eq"}, "Did you mean 'operation'?"),
         ({**BOTH, "calculate_output": "exact + near"}, "near"),
         ({**BOTH, "graders": {"inner": BOTH}}, "cannot stand inside another one"),
+        (
+            {"type": "regex", "pattern": "a", "timeout_seconds": "1e9"},
+            "regex: `timeout_seconds` is 1000000000.0; over the API it is at most 900",
+        ),
+        (
+            {
+                **BOTH,
+                "calculate_output": "big",
+                "graders": {"big": {"type": "code", "memory_mib": 10**6}},
+            },
+            "code: `memory_mib` is 1000000",
+        ),
         ({"type": "python", "name": "p", "source": "x = 1"}, "defines no function grade"),
         ({"type": "python", "name": "p", "source": "grade = lambda s, i: 1\n1 / 0"}, "ZeroDiv"),
     ],

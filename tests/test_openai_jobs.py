@@ -367,7 +367,7 @@ def test_a_refused_hyperparameter_is_told_its_range(client):
         (b"[]", "must be a JSON object"),
         (b'{"seed": NaN}', "NaN is not in the standard"),
         (b'{"metadata": {"a": -1e999}}', "-1e999 is too large for a number"),
-        (b'{"' + b"ab" * 10**6 + b'": 1}', "Unknown parameter: 'abab"),
+        (b'{"model": "m", "training_file": "f", "' + b"ab" * 10**6 + b'": 1}', "Unknown parameter"),
         (b"\xff", "could not parse the JSON body"),
         (b"", "Missing required parameter: 'model'."),
     ],

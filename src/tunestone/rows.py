@@ -62,7 +62,7 @@ def parse_object(text: str, place: Place, *, first: bool) -> dict[str, Any]:
 
 
 def finite(text: str) -> float:
-    """For `json.loads`: a number that can be written as JSON again, unlike 1e999, which is infinite.
+    """For `json.loads`: a number that can be written as JSON again; 1e999, infinite, cannot.
 
     Raises ValueError.
     """

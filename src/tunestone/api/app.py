@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tunestone.api import logs, refusals
 from tunestone.api.access.gate import Gate, signing_service
 from tunestone.api.access.keys import KeyRing
+from tunestone.api.access.limits import swallow
 from tunestone.api.http import Call, Caller, DialectName, Route, Router
 from tunestone.api.metrics import Metrics
 from tunestone.api.own_routes import Readiness, own_routes
@@ -141,6 +142,8 @@ class _Application:
             call = Call(self._services, request, exchange.route, path, caller, str(exchange.id))
             return await exchange.route.handler(call), receive
         except Refusal as refusal:
+            if refusal.kind == "too_large" and "expect" not in exchange.request.headers:
+                await swallow(receive)
             return refusals.render(refusal, self._surface(exchange)), receive
         except ClientDisconnect:
             raise

@@ -158,6 +158,7 @@ def serve(settings: ServerSettings, ready: Callable[[str, Services], None]) -> N
             server_header=False,
             lifespan="on",
             ws="none",
+            http="h11",  # the faster parser that uvicorn may find sets headers no limit
             timeout_graceful_shutdown=GRACE_SECONDS,
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,

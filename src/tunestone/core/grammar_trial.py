@@ -1,8 +1,8 @@
 """A grammar compiled for trial, in a process of its own that may take so much and no more.
 
 A schema of one line can ask for an automaton of a hundred million states (`multipleOf: 99999989`),
-and nothing stops llguidance in the middle of it. So whoever holds answers to a grammar that somebody
-else wrote has it tried here first. Over bytes, not over the model's tokens, which would take longer
+and nothing stops llguidance in the middle of it. So whoever holds answers to a grammar of somebody
+else has it tried here first. Over bytes, not over the model's tokens, which would take longer
 to read than most grammars take to compile.
 """
 
@@ -20,7 +20,7 @@ _BYTES = 4 * 2**30
 
 
 def try_out(text: str) -> None:
-    """Raise GrammarError when a grammar in llguidance's notation takes too long, or too much memory.
+    """Raise GrammarError when a grammar in llguidance's notation takes too long or too much memory.
 
     What else is wrong with it is left for the compiler to say.
     """

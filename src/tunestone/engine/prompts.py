@@ -60,7 +60,7 @@ def encode_request(
 def _refuse_more(count: int, unit: str, most: int) -> None:
     if count > most:
         raise ContextLengthError(
-            f"This model's maximum context length is exceeded: {count:,} {unit} cannot fit into it.",
+            f"This model's maximum context length is exceeded: {count:,} {unit} cannot fit in it.",
             remedy="Please reduce the length of the messages.",
         )
 

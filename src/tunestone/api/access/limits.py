@@ -8,11 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import final
 
+import anyio
 from starlette.types import Message, Receive
 
 from tunestone.api.refusals import Refusal
 
 _MOST_CALLERS = 10_000
+_LINGER_SECONDS, _LINGER_BYTES = 2.0, 64 * 2**20
 
 
 @final
@@ -75,6 +77,18 @@ def limited(
         return message
 
     return receiving
+
+
+async def swallow(receive: Receive) -> None:
+    """Take in some of what is refused: a client that is sending does not look for an answer, and
+    never sees the one it has when the connection is closed before it is done."""
+    taken = 0
+    with anyio.move_on_after(_LINGER_SECONDS):
+        while taken < _LINGER_BYTES:
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
 
 
 def too_large(most: int) -> Refusal:

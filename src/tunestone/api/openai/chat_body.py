@@ -29,6 +29,9 @@ from tunestone.api.openai.turns import Message, chat_turns
 from tunestone.api.openai.wording import invalid, unsupported
 from tunestone.generation import GenerationRequest
 
+_MOST_MESSAGES = 20_000
+"""More than any model's context holds; to check half a million takes seconds."""
+
 
 class StreamOptions(Part):
     """How to stream."""
@@ -40,7 +43,7 @@ class StreamOptions(Part):
 class ChatBody(Question):
     """`POST /v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=_MOST_MESSAGES)
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Temperature | None = None

@@ -24,7 +24,7 @@ from tunestone.api.openai.schemas import RunGrader, ValidateGrader
 from tunestone.api.services import Services
 from tunestone.errors import RewardError, TunestoneError
 from tunestone.rewards.grader import parse_spec
-from tunestone.rewards.spec import Context
+from tunestone.rewards.spec import Context, Spec
 from tunestone.types import Grade, GradeFlag, Prompt, Sample
 
 COMBINING = ("multi", "weighted")
@@ -59,6 +59,8 @@ _LAMBDA_FIELDS = frozenset(
     }
 )
 _REFUSED_FIELDS = {"sql": ("database",), **dict.fromkeys(ASKING, ("endpoint",))}
+_MOST = {"timeout_seconds": 900, "test_seconds": 120, "memory_mib": 10_240, "concurrency": 64}
+"""Largest values over the API; beyond them one grader could keep the machine from all others."""
 _GRADER = "method.reinforcement.grader"
 _LIMITER = CapacityLimiter(8)
 """Graders at work at once: one may take minutes, and threads are needed to answer others too."""
@@ -118,7 +120,7 @@ def read_reward(
             )
         notes: list[str] = []
         spec = _localize(services, dict(grader), address, notes)
-        parse_spec(spec)
+        _refuse_excess(parse_spec(spec))
     except RewardError as error:
         raise OpenAIError(
             400, f"Invalid grader: {error}", param=param, code="invalid_grader"
@@ -229,6 +231,19 @@ def _localize(
     if kind in COMBINING and isinstance(grader.get("graders"), dict):
         return {**grader, "graders": _localize_parts(services, grader["graders"], address, notes)}
     return grader
+
+
+def _refuse_excess(spec: Spec) -> None:
+    for name, most in _MOST.items():
+        value = getattr(spec, name, 0)
+        if value > most:
+            kind = getattr(spec, "type", "")
+            raise RewardError(
+                f"{kind}: `{name}` is {value}; over the API it is at most {most}.",
+                remedy="Set it lower.",
+            )
+    for part in getattr(spec, "graders", {}).values():
+        _refuse_excess(part)
 
 
 def _localize_parts(

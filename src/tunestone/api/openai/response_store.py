@@ -55,7 +55,10 @@ class ResponseStore:
         path = self._find(id)
         if path is None:
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # deleted a moment ago
+            return None
         return Kept(record["response"], record["input"])
 
     def delete(self, id: str) -> bool:

@@ -51,7 +51,11 @@ async def receive_form(request: Request, to: Path, *, most_bytes: int) -> Upload
         raise OpenAIError(
             400, "Files are uploaded as multipart/form-data with the fields 'purpose' and 'file'."
         )
-    with _Receiver(to, options[b"boundary"], most_bytes=most_bytes) as receiver:
+    try:
+        receiving = _Receiver(to, options[b"boundary"], most_bytes=most_bytes)
+    except FormParserError as error:
+        raise OpenAIError(400, f"The multipart form is malformed: {error}.") from None
+    with receiving as receiver:
         pending = bytearray()
         async for chunk in request.stream():
             pending += chunk
