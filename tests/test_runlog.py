@@ -192,7 +192,7 @@ def test_step_logs_are_cut_back_to_what_a_checkpoint_remembers(run):
     append_lines(run.metrics, [{"step": 1}])
     remembered = run.lengths()
     # {"step": 1} and a newline are 12 bytes
-    assert remembered == {"metrics.jsonl": 12, "samples.jsonl": 0}
+    assert remembered == {"metrics.jsonl": 12, "samples.jsonl": 0, "validation.jsonl": 0}
     append_lines(run.metrics, [{"step": 2}, {"step": 3}])
     append_lines(run.samples, [{"step": 2}])
     run.event("step", "stays")

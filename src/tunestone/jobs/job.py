@@ -18,7 +18,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from tunestone.errors import RequestError
-from tunestone.jobs.store import now
+from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import Change, Job
 
 State = Literal["validating", "queued", "running", "paused", "succeeded", "failed", "stopped"]
@@ -90,6 +90,22 @@ class Plan:
         return cls(
             **{**data, "training": DataSource(**data["training"]), "validation": tuple(sources)}
         )
+
+
+def new_job(plan: Plan, **columns: Any) -> Job:
+    """A job that has just been asked for; `columns` are those that the dialect decides."""
+    moment = now()
+    return Job(
+        id=new_id(),
+        state="validating",
+        created_at=moment,
+        updated_at=moment,
+        plan=plan.to_json(),
+        phases={},
+        progress={},
+        result_files=[],
+        **columns,
+    )
 
 
 def move(session: Session, job_id: str, to: State, **changes: Any) -> None:

@@ -22,9 +22,8 @@ from tunestone.api.bedrock.paging import between, name_contains, read_page
 from tunestone.api.bedrock.shapes import Json
 from tunestone.api.http import Call
 from tunestone.api.services import Services
-from tunestone.jobs.job import ENDED, Plan
+from tunestone.jobs.job import ENDED, Plan, new_job
 from tunestone.jobs.journal import tell
-from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import Job, Model
 
 _CREATE = "CreateModelCustomizationJob"
@@ -140,23 +139,15 @@ def _check_names(session: Session, name: str, model_name: str) -> None:
 
 
 def _new_job(call: Call, given: Json, start: Start, plan: Plan) -> Job:
-    moment = now()
-    return Job(
-        id=new_id(),
+    return new_job(
+        plan,
         dialect="bedrock",
         name=given["jobName"],
-        state="validating",
         model=start.model,
         base=start.source,
         start_adapter=start.tuned,
         region=call.caller.region,
-        created_at=moment,
-        updated_at=moment,
         request=given,
-        plan=plan.to_json(),
-        phases={},
-        progress={},
-        result_files=[],
     )
 
 

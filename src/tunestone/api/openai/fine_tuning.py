@@ -33,8 +33,7 @@ from tunestone.api.openai.schemas import (
     ReinforcementHyperparameters,
 )
 from tunestone.api.services import Services
-from tunestone.jobs.job import DataSource, Plan
-from tunestone.jobs.store import new_id, now
+from tunestone.jobs.job import DataSource, Plan, new_job
 from tunestone.jobs.tables import Job
 
 _SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
@@ -141,23 +140,15 @@ def _make_job(call: Call, given: dict[str, Any], body: CreateJob, address: str) 
         response_format=reinforcement.response_format,
         extra={"notes": _notes(body, target, reward.notes)},
     )
-    moment = now()
-    return Job(
-        id=new_id(),
+    return new_job(
+        plan,
         dialect=DIALECT,
         name=body.suffix or "",
-        state="validating",
         model=target.base,
         base=target.ref.source,
         start_adapter=target.model_id,
         region=call.caller.region,
-        created_at=moment,
-        updated_at=moment,
         request=given,
-        plan=plan.to_json(),
-        phases={},
-        progress={},
-        result_files=[],
     )
 
 
