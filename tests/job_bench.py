@@ -26,6 +26,15 @@ PATIENCE_SECONDS = 300.0
 """Until a test gives up on a job; nothing depends on how long it really takes."""
 
 
+_UNHURRIED = '''
+def unhurried(prompt, completion, row):
+    """As `letters`; a step of 32 then takes long enough for a test to come in between."""
+    import time
+    time.sleep(0.004)
+    return letters(prompt, completion, row)
+'''
+
+
 class Shelf:
     """Objects in a folder."""
 
@@ -68,7 +77,7 @@ class Bench:
         self.model = model
         self.shelf = Shelf(folder / "shelf")
         self.reward = folder / "reward.py"
-        self.reward.write_text(REWARD)
+        self.reward.write_text(REWARD + _UNHURRIED)
         self.folder.mkdir(exist_ok=True)
         (self.folder / "files").mkdir(exist_ok=True)
         self.store = Store(sqlite_url(self.folder))

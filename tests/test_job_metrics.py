@@ -195,6 +195,16 @@ def test_a_log_is_read_as_it_grows_and_again_when_it_was_cut(tmp_path: Path) -> 
     assert reader.read() == [{"a": 1}]
 
 
+def test_a_log_that_was_cut_and_has_grown_past_it_since_is_read_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"a": 1}\n{"a": 2, "seconds": 0.5}\n')
+    reader = LogReader(log)
+    assert len(reader.read()) == 2
+    log.write_text('{"a": 1}\n{"a": 2, "seconds": 0.125}\n{"a": 3}\n')
+    assert reader.read() is None
+    assert [line["a"] for line in reader.read()] == [1, 2, 3]
+
+
 def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     lines = [{"n": n, "text": "x" * 1000} for n in range(1000)]

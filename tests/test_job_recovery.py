@@ -42,7 +42,7 @@ def test_a_job_that_was_paused_and_killed_ends_with_the_same_bits(
     bench = Bench(tmp_path, tiny_folder)
     bench.supervisor.start()
     training = bench.add_file([{"messages": [{"role": "user", "content": c}]} for c in "abcdefgh"])
-    disturbed = bench.add_job(training=training, settings=SETTINGS)
+    disturbed = bench.add_job(training=training, settings=SETTINGS, reward="unhurried")
     bench.wait(disturbed, after_step(1))
     bench.supervisor.pause(disturbed)
     paused = bench.wait(disturbed, lambda job: job.state == "paused")
@@ -55,7 +55,7 @@ def test_a_job_that_was_paused_and_killed_ends_with_the_same_bits(
     bench.wait(disturbed, after_step(paused.progress["step"]))
     mark = trainer.read_mark(bench.folder / "jobs" / disturbed)
     os.kill(mark["pid"], signal.SIGKILL)
-    undisturbed = bench.add_job(training=training, settings=SETTINGS)
+    undisturbed = bench.add_job(training=training, settings=SETTINGS, reward="unhurried")
     for job_id in (disturbed, undisturbed):
         assert bench.wait(job_id).state == "succeeded"
     messages = bench.messages(disturbed)
@@ -77,8 +77,8 @@ def test_the_server_is_killed_and_shut_down_in_the_middle_of_a_job(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
     bench = Bench(tmp_path, tiny_folder)
-    settings = {**SETTINGS, "max_steps": 120, "eval_every": 60}
-    job_id = bench.add_job(settings=settings)
+    settings = {**SETTINGS, "max_steps": 60, "eval_every": 30}
+    job_id = bench.add_job(settings=settings, reward="unhurried")
     waiting = bench.add_job(settings={"max_steps": 1})
     server = serve(bench)
     bench.wait(job_id, after_step(1))
@@ -105,7 +105,7 @@ def test_the_server_is_killed_and_shut_down_in_the_middle_of_a_job(
     assert (job.state, job.error) == ("succeeded", None)
     assert bench.wait(waiting).state == "succeeded"
     steps = [event.data["step"] for event in bench.events(job_id) if event.type == "metrics"]
-    assert steps == list(range(1, 121))
+    assert steps == list(range(1, 61))
     bench.supervisor.shutdown()
 
 

@@ -38,22 +38,26 @@ class LogReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._last = b""
 
     def read(self) -> list[dict[str, Any]] | None:
         """Some of the lines that are new and whole, the oldest first, none if there are none; None
         when the file was cut, so that all are new."""
         if not self._path.exists():
             return []
-        if self._path.stat().st_size < self._offset:
-            self._offset = 0
-            return None
         with self._path.open("rb") as file:
-            file.seek(self._offset)
+            # The length alone does not tell: what was cut may have grown past it since.
+            file.seek(self._offset - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                self._offset, self._last = 0, b""
+                return None
             text = file.read(_CHUNK_BYTES)
             if b"\n" not in text:
                 text += file.readline()
         whole, newline, _ = text.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
+        if newline:
+            self._offset += len(whole) + 1
+            self._last = whole.rpartition(b"\n")[2] + newline
         return [json.loads(line) for line in whole.split(b"\n") if line]
 
 
