@@ -9,14 +9,19 @@ import pytest
 from test_resume import assert_same_weights
 from toy import run_to_end, silent, toy_run, without_times
 from tunestone.config import resolve
-from tunestone.core.checkpoint import RESULT, checkpoint_path, checkpoint_steps
 from tunestone.core.model import load_base, with_adapter
 from tunestone.core.prepare import load_heldout, open_sampler
 from tunestone.core.records import reasoning_length
 from tunestone.core.run import execute, run_config
 from tunestone.core.sampler import SamplingParams
 from tunestone.errors import ConfigError, ModelError
-from tunestone.runlog import RunFolder, read_lines
+from tunestone.runlog import (
+    CHECKPOINT_RESULT,
+    RunFolder,
+    checkpoint_path,
+    checkpoint_steps,
+    read_lines,
+)
 from tunestone.types import Completion
 
 SETTINGS = {"lora_rank": 4, "max_steps": 9, "eval_every": 1, "patience": 0}
@@ -54,7 +59,7 @@ def test_a_checkpoint_answers_as_it_did_in_training(trained: RunFolder) -> None:
     for step in checkpoint_steps(trained.checkpoints):
         if step == 0:
             continue
-        folder = checkpoint_path(trained.checkpoints, step) / RESULT
+        folder = checkpoint_path(trained.checkpoints, step) / CHECKPOINT_RESULT
         model = with_adapter(load_base(config.model), folder)
         examples = load_heldout(model, Path(config.validation), config, print)
         params = SamplingParams(config.max_completion_tokens, temperature=0.0)

@@ -10,14 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from toy import run_to_end, toy_run, without_times
-from tunestone.core.checkpoint import (
-    checkpoint_path,
-    checkpoint_steps,
-    load_checkpoint,
-    newest_checkpoint,
-)
+from tunestone.core.checkpoint import load_checkpoint, newest_checkpoint
 from tunestone.errors import RunError, StorageError
-from tunestone.runlog import RunFolder, read_lines
+from tunestone.runlog import RunFolder, checkpoint_path, checkpoint_steps, read_lines
 
 HERE = Path(__file__).parent
 

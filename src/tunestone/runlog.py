@@ -32,6 +32,9 @@ from tunestone.errors import RunError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+CHECKPOINT_RESULT = "adapter"
+"""Folder in a checkpoint: a PEFT adapter, or the whole model when every weight is trained."""
+
 
 class RunFolder:
     """Paths and append-only logs of one run."""
@@ -140,6 +143,16 @@ class RunFolder:
             return True
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints, ascending."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Folder of checkpoint `step`."""
+    return folder / f"step-{step:06d}"
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of `folder` when all went well, on disk too."""
@@ -149,15 +162,16 @@ def replacing(folder: Path) -> Iterator[Path]:
         try:
             yield unfinished
             for path in (*unfinished.rglob("*"), unfinished):
-                _flush(path)  # the rename must not reach the disk before the bytes do
+                flush(path)  # the rename must not reach the disk before the bytes do
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
-            _flush(folder.parent)
+            flush(folder.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,11 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunestone.runlog import replacing, unwritten
+from tunestone.runlog import (
+    CHECKPOINT_RESULT,
+    checkpoint_path,
+    checkpoint_steps,
+    replacing,
+    unwritten,
+)
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
-RESULT = "adapter"
-"""Folder in a checkpoint: a PEFT adapter, or the whole model when every weight is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def save_checkpoint(
         work.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, work / _TENSORS)
         if save_result is not None:
-            save_result(work / RESULT)
+            save_result(work / CHECKPOINT_RESULT)
         record = {**state, "step": step, "tensors_sha256": _digest(work / _TENSORS)}
         (work / _STATE).write_text(json.dumps(record, indent=2), encoding="utf-8")
 
@@ -86,22 +90,12 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of the finished checkpoints, ascending."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
-
-
 def keep_only(folder: Path, steps: Iterable[int]) -> None:
     """Delete all checkpoints but these."""
     wanted = set(steps)
     for step in checkpoint_steps(folder):
         if step not in wanted:
             shutil.rmtree(checkpoint_path(folder, step))
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Folder of checkpoint `step`."""
-    return folder / f"step-{step:06d}"
 
 
 def _digest(path: Path) -> str:

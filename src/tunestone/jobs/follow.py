@@ -23,7 +23,7 @@ from tunestone.jobs.job import Plan
 from tunestone.jobs.journal import Level, set_phase, tell
 from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import Job, Model
-from tunestone.runlog import RunFolder
+from tunestone.runlog import CHECKPOINT_RESULT, RunFolder, checkpoint_path, checkpoint_steps
 
 _CHUNK_BYTES = 2**18
 """Of a log at a time, so that no transaction is long when a server has missed a lot."""
@@ -118,11 +118,14 @@ class Follower:
 
     def _checkpoint_steps(self) -> list[int]:
         """Steps whose model can be used."""
-        found = self.run.checkpoints.glob("step-*/adapter")
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+        steps = checkpoint_steps(self.run.checkpoints)
+        return [step for step in steps if self._result(step).is_dir()]
+
+    def _result(self, step: int) -> Path:
+        return checkpoint_path(self.run.checkpoints, step) / CHECKPOINT_RESULT
 
     def _tell_metrics(self, session: Session, job: Job, record: dict[str, Any]) -> None:
-        data = metrics.render(record, Plan.from_json(job.plan).reward)
+        data = metrics.render(record, job.plan["reward"])
         key = f"metrics:{record['step']}"
         tell(session, job.id, key, metrics.message(record), type="metrics", data=data)
 
@@ -146,7 +149,7 @@ class Follower:
     def _note_plan(self, job: Job, event: dict[str, Any], at: datetime) -> None:
         phases = set_phase(job.phases, "data_processing", "Completed")
         job.phases = set_phase(phases, "training", "InProgress")
-        split_off = 0 if Plan.from_json(job.plan).validation else event["validation_prompts"]
+        split_off = 0 if job.plan["validation"] else event["validation_prompts"]
         used = event["training_prompts"] + split_off
         given = job.progress.get("training_rows", used)
         keys = ("steps", "eval_every", "training_prompts", "validation_prompts", "settings")
@@ -182,14 +185,13 @@ class Follower:
             session.delete(known[step])
         read = set(steps) & self.records.keys()  # the others follow when their line is read
         for step in sorted(read - known.keys()):
-            folder = self.run.checkpoints / f"step-{step:06d}" / "adapter"
             session.add(
                 model_row(
                     session,
                     job,
                     id=new_id(),
                     kind="checkpoint",
-                    weights=place_weights(self._data, folder, job.base),
+                    weights=place_weights(self._data, self._result(step), job.base),
                     step=step,
                     metrics=metrics.checkpoint_metrics(self.records[step]),
                 )

@@ -126,29 +126,28 @@ class Gate:
             secret = self._keys.secret_of(key.id)
             check_signature(signature, wire, secret, body_sha256=token_body_hash())
             return key, signature.region
-        found = self._keys.by_bearer(token)
-        if found is None:
-            await run_in_threadpool(self._keys.refresh)
-            found = self._keys.by_bearer(token)
-        if found is None:
-            raise Refusal(
-                "unknown_key",
-                "Incorrect API key provided. `tunestone keys create` makes one; "
-                "a revoked one is refused.",
-            )
+        found = await self._find(
+            lambda: self._keys.by_bearer(token),
+            "Incorrect API key provided. `tunestone keys create` makes one; "
+            "a revoked one is refused.",
+        )
         return found, self._settings.region
 
     async def _by_id(self, key_id: str) -> Key:
-        found = self._keys.by_id(key_id)
+        return await self._find(
+            lambda: self._keys.by_id(key_id),
+            "UnrecognizedClientException: The security token included in the request is "
+            "invalid: no key in use has this access key id.",
+        )
+
+    async def _find(self, look: Callable[[], Key | None], refusal: str) -> Key:
+        """The key, looked for once more among those that were made meanwhile."""
+        found = look()
         if found is None:
             await run_in_threadpool(self._keys.refresh)
-            found = self._keys.by_id(key_id)
+            found = look()
         if found is None:
-            raise Refusal(
-                "unknown_key",
-                "UnrecognizedClientException: The security token included in the request is "
-                "invalid: no key in use has this access key id.",
-            )
+            raise Refusal("unknown_key", refusal)
         return found
 
     def _region_claimed(self, request: Request) -> str:

@@ -17,6 +17,7 @@ from tunestone.api.inference.targets import resolve_target
 from tunestone.api.services import Services
 from tunestone.errors import RequestError, WorldError
 from tunestone.generation import Failed, GenerationRequest, ModelRef
+from tunestone.jobs.intake import MESSAGE_CHARACTERS
 from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import Deployment
 
@@ -123,7 +124,7 @@ def _settle(services: Services, key: str, wanted: str, failure: str) -> None:
         row = session.get(Deployment, key)
         if row is None or _wanted_of(row) != wanted:
             return
-        row.failure = failure[:2048]
+        row.failure = failure[:MESSAGE_CHARACTERS]
         row.updated_at = now()
         if row.status == "Creating":
             row.status = "Failed" if failure else "Active"

@@ -15,11 +15,10 @@ from tunestone.api.bedrock.arns import (
 from tunestone.api.bedrock.errors import ResourceNotFoundException
 from tunestone.api.bedrock.job_plan import in_bedrocks_words
 from tunestone.api.bedrock.shapes import Json
+from tunestone.jobs.intake import MESSAGE_CHARACTERS
 from tunestone.jobs.job import ENDED
 from tunestone.jobs.tables import Job, Model
 
-_MESSAGE = 2048
-"""Characters of a failure message."""
 _ABOUT_SETTINGS = frozenset({"config_error", "data_error", "model_error"})
 """Codes of errors whose messages may name settings."""
 _STATUS = {"succeeded": "Completed", "failed": "Failed", "stopped": "Stopped"}
@@ -129,7 +128,7 @@ def failure_message(job: Job) -> str | None:
     message = str(job.error["message"])
     if job.error["code"] in _ABOUT_SETTINGS:
         message = in_bedrocks_words(message)
-    return message[:_MESSAGE]
+    return message[:MESSAGE_CHARACTERS]
 
 
 def training_metrics(job: Job) -> Json:

@@ -24,7 +24,7 @@ from tunestone.api.evaluations.results import Evaluated, summarize, write_result
 from tunestone.api.inference.targets import Target, resolve_target
 from tunestone.api.services import Services
 from tunestone.errors import TunestoneError, WorldError
-from tunestone.jobs.intake import public
+from tunestone.jobs.intake import MESSAGE_CHARACTERS, public
 from tunestone.jobs.job import Plan
 from tunestone.jobs.store import now
 from tunestone.jobs.tables import Evaluation, Job, Model
@@ -38,7 +38,6 @@ _LOOK_SECONDS = 1.0
 """Between two looks at the rows."""
 _JUDGE_TOKENS = 512
 _OPEN = ("InProgress", "Stopping")
-_MESSAGE_CHARACTERS = 2048
 
 
 class Evaluations:
@@ -94,7 +93,7 @@ class Evaluations:
                 waiting.cancel()
             await self._end(job_id, "Completed", result=work.result())
         except TunestoneError as error:
-            told = public(str(error), self._services.folder, {})[:_MESSAGE_CHARACTERS]
+            told = public(str(error), self._services.folder, {})[:MESSAGE_CHARACTERS]
             await self._end(job_id, "Failed", failures=[told])
         except Exception as error:  # noqa: BLE001 - the one boundary of a job
             _log.error("The evaluation job %s failed by our own fault.", job_id, exc_info=error)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from tunestone.errors import StorageError
+from tunestone.runlog import flush
 
 SMALL_BYTES = 64 * 1024
 """A body up to this size stands in the journal itself."""
@@ -96,7 +97,7 @@ class Journal:
                 os.fsync(file.fileno())
             self.close()
             temporary.replace(self._path)
-            _sync_folder(self._path.parent)
+            flush(self._path.parent)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         wanted = {entry.file for entry in kept}
@@ -111,7 +112,7 @@ class Journal:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             os.link(path, self.bodies / name)
-            _sync_folder(self.bodies)
+            flush(self.bodies)
         except OSError as error:
             raise _cannot_write(self.bodies / name, error) from error
         return name
@@ -161,11 +162,3 @@ def _cannot_write(path: Path, error: OSError) -> StorageError:
         f"{path}: the change cannot be written: {error.strerror}.",
         remedy="Check that the data folder may be written to and has room.",
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

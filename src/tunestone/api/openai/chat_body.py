@@ -26,7 +26,7 @@ from tunestone.api.openai.forms import (
     tools_and_grammar,
 )
 from tunestone.api.openai.turns import Message, chat_turns
-from tunestone.api.openai.wording import invalid, unsupported
+from tunestone.api.openai.wording import invalid, refuse_given, unsupported
 from tunestone.generation import GenerationRequest
 
 _MOST_MESSAGES = 20_000
@@ -102,9 +102,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
         "functions": "Use 'tools'.",
         "function_call": "Use 'tool_choice'.",
     }
-    for param, why in reasons.items():
-        if getattr(body, param) is not None:
-            raise unsupported(param, why)
+    refuse_given(body, reasons)
     if body.modalities not in (None, ["text"]):
         raise unsupported("modalities", "It answers in text: use ['text'].")
     if body.store:

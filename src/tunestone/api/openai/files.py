@@ -8,7 +8,6 @@ be the database that is the wrong one.
 """
 
 import json
-import os
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -29,7 +28,7 @@ from tunestone.api.openai.uploads import Upload, receive_form
 from tunestone.api.services import Services
 from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import File
-from tunestone.runlog import storage_errors
+from tunestone.runlog import flush, storage_errors
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 """What files may be uploaded for; jobs read those for `fine-tune`."""
@@ -171,11 +170,7 @@ def _keep(services: Services, file_id: str, partial: Path, upload: Upload) -> Fi
     place = services.folder / file.path
     with storage_errors(place):
         partial.rename(place)
-        folder = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the row must not be older than the name it speaks of
-        finally:
-            os.close(folder)
+        flush(place.parent)  # the row must not be older than the name it speaks of
     with services.store.session() as session:
         session.add(file)
     return file

@@ -9,7 +9,7 @@ from tunestone.api.inference.reasoning import effort_variables
 from tunestone.api.inference.targets import Target
 from tunestone.api.openai.asking import Effort, Part, Question, Share, Temperature, Tokens
 from tunestone.api.openai.forms import ToolName, read_choice, tools_and_grammar
-from tunestone.api.openai.wording import missing, unsupported
+from tunestone.api.openai.wording import missing, refuse_given, unsupported
 from tunestone.generation import GenerationRequest
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -97,9 +97,7 @@ def check_response(body: ResponseBody) -> None:
         "context_management": "It leaves the input as it is.",
         "moderation": "It has no moderation model.",
     }
-    for param, why in reasons.items():
-        if getattr(body, param) is not None:
-            raise unsupported(param, why)
+    refuse_given(body, reasons)
     if body.background:
         raise unsupported("background", "Answers are given at once or streamed.")
     if body.truncation == "auto":

@@ -101,6 +101,13 @@ def unsupported(param: str, why: str) -> OpenAIError:
     )
 
 
+def refuse_given(body: BaseModel, reasons: Mapping[str, str]) -> None:
+    """Raise `unsupported` for the first of these parameters that the request has."""
+    for param, why in reasons.items():
+        if getattr(body, param) is not None:
+            raise unsupported(param, why)
+
+
 def _path(loc: Sequence[str | int]) -> str:
     path = ""
     for part in loc:
