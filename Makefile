@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make quickstart   install, then train a real model by reinforcement: minutes on a laptop"
 	@echo "make test         install, then format, lint, types and all tests"
-	@echo "make bench        sampler and training speed against transformers and padded rows"
+	@echo "make bench        ours and TRL's GRPOTrainer side by side: about an hour"
 	@echo "make migration WHAT=..."
 	@echo "                  draft the database's next step from jobs/tables.py"
 	@echo "make docs         rebuild the generated pages"
@@ -40,8 +40,16 @@ docs: install-dev
 migration: install-dev
 	$(BIN)/python -m tunestone.jobs.migrations "$(WHAT)"
 
-bench: install-dev
-	$(BIN)/python benchmarks/speed.py
+# One environment for both sides, so that torch, transformers and peft are the same.
+BENCH := .venv-bench/bin
+.venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-llama.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r benchmarks/requirements.txt
+	-$(BENCH)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements-llama.txt
+	@touch $@
+
+bench: .venv-bench/installed
+	$(BENCH)/python benchmarks/vs_trl.py
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache

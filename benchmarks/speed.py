@@ -58,7 +58,7 @@ def main() -> None:
 def sampling(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str, object]:
     """Tokens per second with a fixed length."""
     endless = replace(policy.base, end_tokens=frozenset())
-    sampler = Sampler(policy.sampling_network, endless)
+    sampler = Sampler(policy.view, endless)
     params = SamplingParams(max_tokens=FIXED)
     widest = max(map(len, prompts))
     pad = policy.base.pad_token
@@ -71,7 +71,7 @@ def sampling(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str
 
     def plain() -> None:
         with torch.inference_mode():
-            policy.sampling_network.generate(
+            policy.view.generate(
                 tokens_BT,
                 attention_mask=mask_BT.repeat_interleave(GROUP, dim=0),
                 max_new_tokens=FIXED,
@@ -88,7 +88,7 @@ def sampling(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str
 
 def training(policy: Policy, prompts: list[list[int]], repeats: int) -> dict[str, object]:
     """Completions per second of a forward and backward, tree against padded rows."""
-    sampler = Sampler(policy.sampling_network, policy.base)
+    sampler = Sampler(policy.view, policy.base)
     groups = sampler.sample(prompts, GROUP, SamplingParams(max_tokens=40))
     rows = [[*p, *c.tokens] for p, g in zip(prompts, groups, strict=True) for c in g]
     lengths = [len(p) for p in prompts for _ in range(GROUP)]

@@ -194,7 +194,7 @@ def test_the_end_token_is_learnt(tiny_base, name):
         learner.update([group], learning_rate=0.01)
     after = row_logprobs(policy.network, TRUNK, [5, END], 1.0)[1].item()
     assert after > before + 0.1
-    view = row_logprobs(policy.sampling_network, TRUNK, [5, END], 1.0)[1].item()
+    view = row_logprobs(policy.view, TRUNK, [5, END], 1.0)[1].item()
     assert view == pytest.approx(after, abs=1e-4)  # sampling sees what was learnt
 
 

@@ -62,24 +62,24 @@ def test_a_prompt_is_the_same_tokens_in_training_and_when_it_is_asked(
     assert encode_request(tokenizer, request).tokens == trained
 
 
-def test_the_sampling_view_shares_what_lora_leaves_alone(tiny_base: BaseModel) -> None:
+def test_the_view_shares_all_parameters(tiny_base: BaseModel) -> None:
     policy = Policy(tiny_base, lora_rank=4)
     embedding = policy.network.get_base_model().get_input_embeddings().weight
-    view = policy.sampling_network.get_input_embeddings().weight
+    view = policy.view.get_input_embeddings().weight
     assert view.data_ptr() == embedding.data_ptr()
-    assert not any(parameter.requires_grad for parameter in policy.sampling_network.parameters())
+    assert sum(p.requires_grad for p in policy.view.parameters()) == len(policy.trainable)
 
 
 def test_the_sampling_view_follows_the_weights(tiny_base: BaseModel) -> None:
     policy = Policy(tiny_base, lora_rank=4)
     tokens = torch.tensor([[5, 6, 7, 8]])
-    before = policy.sampling_network(tokens).logits
+    before = policy.view(tokens).logits
     with torch.no_grad():
         for name, parameter in policy.trainable.items():
             if "lora_B" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     policy.refresh()
-    after = policy.sampling_network(tokens).logits
+    after = policy.view(tokens).logits
     torch.testing.assert_close(after, policy.network(tokens).logits, rtol=1e-4, atol=1e-4)
     assert not after.allclose(before, atol=1e-2)
     with policy.reference() as network:
@@ -95,7 +95,7 @@ def test_a_saved_adapter_is_standard_peft(tiny_base: BaseModel, tmp_path: Path) 
     policy.refresh()
     policy.save(tmp_path / "adapter")
     tokens = torch.tensor([[5, 6, 7, 8]])
-    ours = policy.sampling_network(tokens).logits
+    ours = policy.view(tokens).logits
     theirs = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     torch.testing.assert_close(theirs(tokens).logits, ours, rtol=1e-4, atol=1e-4)
     merged = with_adapter(load_base(tiny_base.location), tmp_path / "adapter")

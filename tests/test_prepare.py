@@ -45,7 +45,7 @@ def test_a_full_model_uses_the_tree(tmp_path: Path, tiny_folder: Path) -> None:
 def test_rows_sampler_keeps_the_promises_of_the_sampler(tiny_folder: Path) -> None:
     """Greedy tokens equal the shared-prefix sampler's; draws repeat with their seed."""
     base = load_base(str(tiny_folder))
-    network = Policy(base, lora_rank=0).sampling_network
+    network = Policy(base, lora_rank=0).view
     prompts = [base.encode(Prompt("", ({"role": "user", "content": t},))) for t in ("ab", "abcde")]
     rows, shared = RowsSampler(network, base), Sampler(network, base)
     greedy = SamplingParams(max_tokens=12, temperature=0.0)

@@ -113,7 +113,7 @@ def test_one_token_at_most(tiny_base):
 @each_set
 def test_kept_logprobs_and_entropies_are_those_of_plain_rows(tiny_base, prompts):
     policy = moved_policy(tiny_base)
-    groups = Sampler(policy.sampling_network, tiny_base).sample(prompts, 3, WARM, seed=(1,))
+    groups = Sampler(policy.view, tiny_base).sample(prompts, 3, WARM, seed=(1,))
     for prompt, group in zip(prompts, groups, strict=True):
         for answer in group:
             with torch.no_grad():  # under the network that is trained, not the merged view

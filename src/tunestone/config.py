@@ -116,6 +116,10 @@ class TrainConfig(BaseModel):
     """Validations without improvement after which the run stops early. 0 is never."""
 
     # --- the machine
+    sampler: Literal["shared", "vllm"] = "shared"
+    """What draws completions in training: `shared`, our own with shared prefixes, anywhere; `vllm`,
+    on a GPU after `pip install vllm`. With vLLM a resumed run does not repeat its bits,
+    and top_k, top_p and response_format cannot be set."""
     microbatch_tokens: int = Field(default=2048, ge=64)
     """Tree nodes in one forward and backward, whole groups at least: bounds memory, does not change
     the result."""
@@ -145,6 +149,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "start_adapter is an adapter, but with lora_rank = 0 every weight is trained. "
                 "Merge it into the model first (`tunestone export --merged`), and name that model."
+            )
+        if self.sampler == "vllm" and (self.top_k or self.top_p < 1.0 or self.response_format):
+            raise ValueError(
+                'sampler = "vllm" draws from the whole distribution: top_k, top_p and '
+                'response_format cannot be set with it. Set sampler = "shared" to have them.'
             )
         for name in ("validation", "test"):
             if getattr(self, name) and getattr(self, name) == self.data:

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from tunestone.core.linear import is_served
 from tunestone.core.tree import TokenTree, tree_mask
+from tunestone.core.tree_attention import MaskedBlock, tree_attention_cpu
 
 IMPLEMENTATION = "tunestone"
 
@@ -47,27 +49,29 @@ class TreePlan:
         ends = torch.tensor(tree.ends_N, device=device)
         self._blocks = []
         for block in tree.blocks():
+            own_MM = tree_mask(ends, block.start, block.stop)
             above = sum(stop - start for start, stop in block.ancestors)
-            to_ancestors = torch.ones(block.stop - block.start, above, dtype=torch.bool)
-            own = tree_mask(ends, block.start, block.stop)
-            self._blocks.append((block, torch.cat([to_ancestors.to(device), own], dim=1)))
+            bias_MS = torch.zeros(len(own_MM), above + len(own_MM), device=device)
+            bias_MS[:, above:].masked_fill_(~own_MM, float("-inf"))
+            self._blocks.append(MaskedBlock(block, bias_MS))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `AttentionPlan.attend`."""
         if self._record:
             self.keys_values[layer] = (key, value)
-        parts = []
-        for block, mask in self._blocks:
-            ranges = (*block.ancestors, (block.start, block.stop))
-            output = scaled_dot_product_attention(
-                query[:, :, block.start : block.stop],
-                torch.cat([key[:, :, start:stop] for start, stop in ranges], dim=2),
-                torch.cat([value[:, :, start:stop] for start, stop in ranges], dim=2),
-                attn_mask=mask,
+        if is_served(query):
+            return tree_attention_cpu(query, key, value, self._blocks, scale)
+        parts = [
+            scaled_dot_product_attention(
+                query[:, :, masked.block.start : masked.block.stop],
+                masked.seen(key),
+                masked.seen(value),
+                attn_mask=masked.bias_MS.to(query.dtype),
                 scale=scale,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
-            parts.append(output)
+            for masked in self._blocks
+        ]
         return torch.cat(parts, dim=2)
 
 

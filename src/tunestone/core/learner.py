@@ -80,19 +80,18 @@ class Learner:
         """
         rows = [[*group.prompt_T, *completion.tokens] for completion in group.completions_G]
         lengths = [len(group.prompt_T)] * len(rows)
-        network = self._policy.network
         with torch.no_grad():
             try:
                 self.uses_tree = True
-                shared_R = self._logprobs(network, rows, lengths)
+                shared_R = self._logprobs(self._policy.view, rows, lengths)
                 self.uses_tree = False
-                plain_R = self._logprobs(network, rows, lengths)
+                plain_R = self._logprobs(self._policy.network, rows, lengths)
                 drawn_R = torch.tensor([x for c in group.completions_G for x in c.logprobs])
                 gaps_2R = torch.stack([shared_R, drawn_R.to(plain_R.device)]) - plain_R
                 difference = float(gaps_2R.abs().max())
             except (TreeUnsupportedError, TypeError):  # TypeError: its forward takes no `plan`
                 difference = math.inf
-        self.uses_tree = difference <= tolerance(network)
+        self.uses_tree = difference <= tolerance(self._policy.network)
         return difference
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
@@ -157,7 +156,7 @@ class Learner:
         sums: dict[str, float],
     ) -> None:
         rows, lengths, tokens = _rows(batch, self._policy.base.device)
-        logprobs_R = self._logprobs(self._policy.network, rows, lengths, metrics)
+        logprobs_R = self._logprobs(self._policy.view, rows, lengths, metrics)
         if self._with_kl:
             with torch.no_grad(), self._policy.reference() as network:
                 tokens = replace(tokens, base_R=self._logprobs(network, rows, lengths))

@@ -15,7 +15,7 @@ from tunestone.core.attention import TreePlan
 from tunestone.core.model import tree_attention
 from tunestone.core.tree import TokenTree
 
-_CHUNK = 128  # head rows handled at once; bounds the temporary copies of the logits
+_CHUNK = 16  # head rows handled at once, so that their logits stay in the cache
 
 
 def tree_logprobs(network: nn.Module, tree: TokenTree, temperature: float) -> Float[Tensor, " R"]:
@@ -51,8 +51,8 @@ class _PickLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, logits_KV: Tensor, head_R: Tensor, targets_R: Tensor, temperature: float
     ) -> Tensor:
-        chunks = [chunk.div(temperature).logsumexp(dim=-1) for chunk in logits_KV.split(_CHUNK)]
-        logsumexp_K = torch.cat(chunks)
+        scaled = (_scaled(chunk, temperature) for chunk in logits_KV.split(_CHUNK))
+        logsumexp_K = torch.cat([chunk.logsumexp(dim=-1) for chunk in scaled])
         ctx.logits_KV, ctx.temperature = logits_KV.detach(), temperature
         ctx.save_for_backward(logsumexp_K, head_R, targets_R)
         return logits_KV[head_R, targets_R] / temperature - logsumexp_K[head_R]
@@ -70,9 +70,18 @@ class _PickLogprobs(torch.autograd.Function):
             strict=True,
         )
         for chunk, logsumexp, weight in rows:
-            chunk.div_(ctx.temperature).sub_(logsumexp[:, None]).exp_().mul_(-weight[:, None])
-        gradient_KV.index_put_((head_R, targets_R), gradient_R, accumulate=True)
-        return gradient_KV.div_(ctx.temperature), None, None, None
+            if ctx.temperature != 1.0:
+                chunk.div_(ctx.temperature)
+            weight = -weight / ctx.temperature
+            chunk.sub_(logsumexp[:, None]).exp_().mul_(weight[:, None])
+        gradient_KV.index_put_(
+            (head_R, targets_R), gradient_R / ctx.temperature, accumulate=True
+        )
+        return gradient_KV, None, None, None
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def rows_logprobs(

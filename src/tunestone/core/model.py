@@ -25,6 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from tunestone.core import embedded
 from tunestone.core.attention import IMPLEMENTATION
+from tunestone.core.blocks import FastBlock, is_served
+from tunestone.core.linear import FastLinear
 from tunestone.core.turns import plain_turn
 from tunestone.errors import DataError, DownloadError, ModelError
 from tunestone.types import Prompt
@@ -139,7 +141,7 @@ def tree_attention(network: nn.Module) -> Iterator[None]:
 
 
 class Policy:
-    """The model being trained, and its merged view for sampling.
+    """The model being trained, and the view of it that computes.
 
     `lora_rank` 0 trains all weights. LoRA sits on all linear layers except the output head, with
     alpha = 2 x rank, so that the learning rate keeps its meaning across ranks.
@@ -150,42 +152,47 @@ class Policy:
     ) -> None:
         self.base = base
         self.lora_rank = lora_rank
-        self._frozen: nn.Module | None = None
+        self._reference: Any = None
         if lora_rank == 0:
             if with_reference:
-                self._frozen = copy.deepcopy(base.network).requires_grad_(False).eval()
+                frozen = copy.deepcopy(base.network).requires_grad_(False).eval()
+                self._reference, _ = fast_view(frozen)
             self.network: Any = base.network.requires_grad_(True)
-            self.sampling_network: Any = base.network
-            self._merged: list[tuple[LoraLayer, Tensor]] = []
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)  # LoRA's A is random; B is zero, so the policy is the base
                 self.network = _with_lora(base, lora_rank)
-            self.sampling_network, self._merged = _sampling_view(self.network)
         self.network.eval()  # no dropout: sampling and training must see the same model
-        self.refresh()
+        self.view, self._layers = fast_view(self.network)
+        """The plain model with the same weights and gradients, which samples and learns."""
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything the optimizer moves."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
-    @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the sampling view up to date; call after every change of the weights."""
-        for layer, target in self._merged:
-            torch.add(layer.base_layer.weight, layer.get_delta_weight("default"), out=target)
+        """Bring the view up to date; call after every change of the weights."""
+        for layer in self._layers:
+            if layer.is_trained:
+                layer.refresh()
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
         """A network that computes the base model, for the KL term."""
-        if self.lora_rank:
-            with self.network.disable_adapter():
-                yield self.network
-        elif self._frozen is not None:
-            yield self._frozen
-        else:
+        if self._reference is not None:
+            yield self._reference
+        elif not self.lora_rank:
             raise RuntimeError("This policy was made without a reference.")
+        else:
+            for layer in self._layers:
+                layer.is_base = True
+            try:
+                with self.network.disable_adapter():
+                    yield self.view if self._layers else self.network
+            finally:
+                for layer in self._layers:
+                    layer.is_base = False
 
     def weights(self) -> dict[str, Tensor]:
         """Detached trainable weights by name."""
@@ -264,21 +271,30 @@ def _with_lora(base: BaseModel, rank: int) -> PeftModel:
     return network
 
 
-def _sampling_view(network: PeftModel) -> tuple[nn.Module, list[tuple[LoraLayer, Tensor]]]:
-    """A copy of the plain model that owns only the weights LoRA changes; the rest is shared.
+def fast_view(network: Any) -> tuple[Any, list[FastLinear]]:
+    """The plain model over the same parameters with fast layers, and its linear ones.
 
-    In bf16 the adapters stay apart: small changes would be lost in the rounding of merged weights.
+    In bf16 the network itself and no layers: small changes of an adapter would be lost in the
+    rounding of merged weights.
     """
     if next(network.parameters()).dtype != torch.float32:
-        return network.get_base_model(), []
-    layers = {n: m for n, m in network.get_base_model().named_modules() if isinstance(m, LoraLayer)}
-    targets = {id(layer.base_layer.weight) for layer in layers.values()}
-    shared = {id(p): p for p in network.parameters() if id(p) not in targets}
-    view = copy.deepcopy(network.get_base_model(), shared)
-    merged = []
-    for name, layer in layers.items():
-        parent, _, leaf = name.rpartition(".")
-        plain = view.get_submodule(name).base_layer
-        setattr(view.get_submodule(parent), leaf, plain)
-        merged.append((layer, plain.weight))
-    return view.requires_grad_(False), merged
+        return network, []
+    plain = network.get_base_model() if isinstance(network, PeftModel) else network
+    shared = {id(tensor): tensor for tensor in (*plain.parameters(), *plain.buffers())}
+    view = copy.deepcopy(plain, shared)
+    layers: list[FastLinear] = []
+    done: tuple[str, ...] = ()  # inside of what was replaced
+    for name, module in plain.named_modules():
+        if done and name.startswith(done):
+            continue
+        if is_served(module):
+            fast: nn.Module = FastBlock(module)
+            layers += fast.layers
+        elif isinstance(module, LoraLayer) or type(module) is nn.Linear:
+            fast = FastLinear(module)
+            layers.append(fast)
+        else:
+            continue
+        done = (*done, f"{name}.")
+        view.set_submodule(name, fast)
+    return view, layers

@@ -17,10 +17,11 @@ from tunestone.core.constraint import answer_grammar
 from tunestone.core.evaluate import Example, encode_prompts
 from tunestone.core.learner import Group, Learner
 from tunestone.core.logprobs import rows_logprobs, tolerance
-from tunestone.core.model import BaseModel, Policy, load_base
+from tunestone.core.model import BaseModel, Policy, fast_view, load_base
 from tunestone.core.rows_sampler import RowsSampler
 from tunestone.core.sampler import CompletionSampler, Sampler, SamplingParams
 from tunestone.core.train import Trainer
+from tunestone.core.vllm_sampler import VllmSampler, import_vllm
 from tunestone.data import find_overlap, load_prompts
 from tunestone.errors import ConfigError, DataError
 from tunestone.runlog import RunFolder
@@ -49,6 +50,8 @@ def prepare(
     `base`: the config's model, when it is loaded already.
     """
     torch.set_num_threads(config.threads)
+    if config.sampler == "vllm":
+        import_vllm()  # refused before anything is loaded
     training_prompts, validation_prompts = split(config, say)
     base = base or load_base(config.model, full_precision=config.lora_rank == 0)
     training = _encode(base, training_prompts, config, say, name="training")
@@ -104,7 +107,8 @@ def template_variables(config: TrainConfig) -> dict[str, Any]:
 
 def open_sampler(base: BaseModel, *, longest: int) -> CompletionSampler:
     """A sampler for inference with a plain model, for texts of at most `longest` tokens."""
-    return choose_sampler(base, base.network, base.encode(_HELLO), longest=longest)[0]
+    view, _ = fast_view(base.network)
+    return choose_sampler(base, view, base.encode(_HELLO), longest=longest)[0]
 
 
 def choose_sampler(
@@ -124,7 +128,7 @@ def choose_sampler(
     rows = [[*prompt_T, *completion.tokens] for completion in completions_G]
     with torch.inference_mode():
         plain_R = rows_logprobs(
-            network, rows, [len(prompt_T)] * len(rows), 1.0, pad_token=base.pad_token
+            base.network, rows, [len(prompt_T)] * len(rows), 1.0, pad_token=base.pad_token
         )
     drawn_R = torch.tensor([x for completion in completions_G for x in completion.logprobs])
     difference = float((drawn_R - plain_R.cpu()).abs().max())
@@ -210,7 +214,7 @@ def _choose_for_training(
     """
     base, prompt_T = policy.base, list(example.tokens)
     longest = config.max_prompt_tokens + config.max_completion_tokens
-    sampler, why = choose_sampler(base, policy.sampling_network, prompt_T, longest=longest)
+    sampler, why = choose_sampler(base, policy.view, prompt_T, longest=longest)
     learner.uses_tree = not why
     if learner.uses_tree:
         params = SamplingParams(max_tokens=8, temperature=config.temperature)
@@ -218,7 +222,12 @@ def _choose_for_training(
         difference = learner.check_tree(Group(prompt_T, completions_G, [0.0, 0.0]))
         if not learner.uses_tree:
             why = f"tree and rows differ by {difference:.2g} nats"
-            sampler = RowsSampler(policy.sampling_network, base)
+            sampler = RowsSampler(policy.view, base)
+    if config.sampler == "vllm":
+        limit = getattr(base.network.config, "max_position_embeddings", None) or longest
+        sampler = VllmSampler(
+            policy, import_vllm(), longest=min(longest, limit), uses_tree=learner.uses_tree
+        )
     return sampler, why
 
 

@@ -25,6 +25,9 @@ from tunestone.core.tree import TokenTree, build_tree, common_prefix
 from tunestone.types import Completion, FinishReason
 
 _ROWS_AT_ONCE = 256  # bounds the logits (rows x vocabulary)
+_ROWS_IN_CACHE = 16  # drawn at once, so that a few copies of their logits stay in the cache
+_LOWEST = -1e4  # nats below the best token; stands for a logit of -inf
+_SHORT_TRUNKS = 4096  # tokens; of this many the copies are cheaper to read than to share
 _PROMPT_TOKENS_AT_ONCE = 32_768  # bounds the cache of what prompts do not share
 
 
@@ -78,6 +81,8 @@ class DecodePlan:
         self.longest = prefill.longest
         device = prefill.keys_values[0][0].device
         trunk = min(tree.trunk_length(), *map(len, tree.paths_BT))
+        if trunk * len(tree.paths_BT) <= _SHORT_TRUNKS:
+            trunk = 0  # a copy for each prompt costs less than another product
         paths_PT = [path_T[trunk:] for path_T in tree.paths_BT]
         widest = max(map(len, paths_PT))
         nodes = [path + [0] * (widest - len(path)) for path in paths_PT]
@@ -98,6 +103,7 @@ class DecodePlan:
                 value[0][:, nodes_PT].transpose(0, 1).contiguous(),
             )
         self._prompt_B = torch.arange(len(nodes), device=device).repeat_interleave(group_size)
+        self._has_trunk = trunk > 0
         self._filled = 0
         self._place_rows()
 
@@ -126,17 +132,18 @@ class DecodePlan:
         rows, heads, _, width = query.shape
         kv_heads = key.shape[1]
         query = (query * scale).reshape(rows, kv_heads, heads // kv_heads, width)
-        trunk_keys, trunk_values = self._trunk[layer]
         prompt_keys, prompt_values = self._prompts[layer]
-        own = query @ keys.transpose(-1, -2)
-        scores = [self._to_trunk(query, trunk_keys.transpose(-1, -2))]
         by_prompt = self._to_prompts(query, prompt_keys.transpose(-1, -2))
-        scores += [by_prompt + self._bias_PT[self._prompt_B][:, None, None, :], own]
-        sizes = [part.shape[-1] for part in scores]
+        if self._bias_B is not None:
+            by_prompt = by_prompt + self._bias_B
+        scores = [by_prompt, query @ keys.transpose(-1, -2)]
+        if self._has_trunk:
+            scores.append(self._to_trunk(query, self._trunk[layer][0].transpose(-1, -2)))
         weights = torch.cat(scores, dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-        to_trunk, to_prompt, to_own = weights.split(sizes, dim=-1)
-        output = self._to_trunk(to_trunk, trunk_values)
-        output = output + self._to_prompts(to_prompt, prompt_values) + to_own @ values
+        to_prompt, to_own, *to_trunk = weights.split([s.shape[-1] for s in scores], dim=-1)
+        output = (to_own @ values).add_(self._to_prompts(to_prompt, prompt_values))
+        if self._has_trunk:
+            output = output.add_(self._to_trunk(to_trunk[0], self._trunk[layer][1]))
         return output.reshape(rows, heads, 1, width)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,15 +169,18 @@ class DecodePlan:
 
     def _to_prompts(self, left_BHGX: Tensor, right_PHXY: Tensor) -> Tensor:
         """[B, H, G, X] by each row's own prompt [P, H, X, Y] -> [B, H, G, Y], read in place."""
-        _, kv_heads, per_head, inner = left_BHGX.shape
+        rows, kv_heads, per_head, inner = left_BHGX.shape
         prompts, widest = len(right_PHXY), self._rows_per_prompt
-        padded = left_BHGX.new_zeros(prompts * widest, kv_heads, per_head, inner)
-        padded[self._slot_B] = left_BHGX
+        padded = left_BHGX
+        if rows < prompts * widest:
+            padded = left_BHGX.new_zeros(prompts * widest, kv_heads, per_head, inner)
+            padded[self._slot_B] = left_BHGX
         folded = padded.reshape(prompts, widest, kv_heads, per_head, inner).transpose(1, 2)
         product = folded.reshape(prompts, kv_heads, widest * per_head, inner) @ right_PHXY
         outer = product.shape[-1]
         spread = product.reshape(prompts, kv_heads, widest, per_head, outer).transpose(1, 2)
-        return spread.reshape(prompts * widest, kv_heads, per_head, outer)[self._slot_B]
+        spread = spread.reshape(prompts * widest, kv_heads, per_head, outer)
+        return spread[self._slot_B] if rows < len(spread) else spread
 
     def _place_rows(self) -> None:
         """Give each row a slot in the [P x most rows of a prompt] layout of `_to_prompts`."""
@@ -179,6 +189,8 @@ class DecodePlan:
         first_P = counts_P.cumsum(0) - counts_P
         rank_B = torch.arange(len(self._prompt_B), device=counts_P.device) - first_P[self._prompt_B]
         self._slot_B = self._prompt_B * self._rows_per_prompt + rank_B
+        bias_B = self._bias_PT[self._prompt_B][:, None, None, :]
+        self._bias_B = bias_B if bool(bias_B.any()) else None
 
 
 class Sampler:
@@ -336,15 +348,32 @@ def draw_tokens(
     and entropy are those of the whole distribution at the temperature, before top_k, top_p and
     the grammar. `constrained_BV` are the logits with -inf where the grammar forbids a token.
     """
-    logprobs_BV, probabilities_BV, entropies_B = distribution(logits_BV, params.temperature)
-    if constrained_BV is not None:
-        probabilities_BV = distribution(constrained_BV, params.temperature)[1]
+    parts = [
+        _draw_some(*rows, params)
+        for rows in zip(
+            logits_BV.split(_ROWS_IN_CACHE),
+            uniforms_B.split(_ROWS_IN_CACHE),
+            (logits_BV if constrained_BV is None else constrained_BV).split(_ROWS_IN_CACHE),
+            strict=True,
+        )
+    ]
+    tokens_B, logprobs_B, entropies_B = (torch.cat(column) for column in zip(*parts, strict=True))
+    return tokens_B, logprobs_B, entropies_B
+
+
+def _draw_some(
+    logits_BV: Tensor, uniforms_B: Tensor, allowed_BV: Tensor, params: SamplingParams
+) -> tuple[Tensor, Tensor, Tensor]:
+    below_BV, weights_BV, total_B = _weigh(logits_BV, params.temperature)
+    entropies_B = _entropies(below_BV, weights_BV, total_B)
     if params.temperature == 0.0:
-        tokens_B = (logits_BV if constrained_BV is None else constrained_BV).argmax(dim=-1)
+        tokens_B = allowed_BV.argmax(dim=-1)
     else:
-        allowed_BV = truncate(probabilities_BV, params.top_k, params.top_p)
-        tokens_B = pick(allowed_BV, uniforms_B)
-    return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0], entropies_B
+        if allowed_BV is not logits_BV:
+            weights_BV = _weigh(allowed_BV, params.temperature)[1]
+        tokens_B = pick(truncate(weights_BV, params.top_k, params.top_p), uniforms_B)
+    logprobs_B = below_BV.gather(-1, tokens_B[:, None])[:, 0] - total_B.log()
+    return tokens_B, logprobs_B, entropies_B
 
 
 def pick(allowed_BV: Tensor, uniforms_B: Tensor) -> Tensor:
@@ -353,6 +382,9 @@ def pick(allowed_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     # Scaled by the true total, so that rounding can never point past the last allowed token.
     points_B = uniforms_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1]
     tokens_B = torch.searchsorted(cumulative_BV, points_B[:, None], right=True)[:, 0]
+    tokens_B = tokens_B.clamp_max(allowed_BV.shape[-1] - 1)
+    if bool(allowed_BV.gather(-1, tokens_B[:, None]).all()):
+        return tokens_B
     last_B = allowed_BV.shape[-1] - 1 - allowed_BV.flip(-1).ne(0).int().argmax(dim=-1)
     return torch.minimum(tokens_B, last_B)
 
@@ -362,10 +394,22 @@ def distribution(logits_BV: Tensor, temperature: float) -> tuple[Tensor, Tensor,
 
     At `temperature`, or at 1 when that is 0 (greedy).
     """
-    logprobs_BV = (logits_BV / temperature if temperature else logits_BV).log_softmax(dim=-1)
-    probabilities_BV = logprobs_BV.exp()
-    entropies_B = -(probabilities_BV * logprobs_BV.clamp_min(-1e4)).sum(dim=-1)
-    return logprobs_BV, probabilities_BV, entropies_B
+    below_BV, weights_BV, total_B = _weigh(logits_BV, temperature)
+    entropies_B = _entropies(below_BV, weights_BV, total_B)
+    return below_BV - total_B.log()[:, None], weights_BV / total_B[:, None], entropies_B
+
+
+def _weigh(logits_BV: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits below the best one, their exponentials, and the sum of these."""
+    scaled_BV = logits_BV if temperature in (0.0, 1.0) else logits_BV / temperature
+    below_BV = scaled_BV - scaled_BV.amax(dim=-1, keepdim=True)
+    below_BV.clamp_min_(_LOWEST)
+    weights_BV = below_BV.exp()
+    return below_BV, weights_BV, weights_BV.sum(dim=-1)
+
+
+def _entropies(below_BV: Tensor, weights_BV: Tensor, total_B: Tensor) -> Tensor:
+    return total_B.log() - torch.linalg.vecdot(weights_BV, below_BV) / total_B
 
 
 def truncate(probabilities_BV: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -49,11 +49,12 @@ class TokenTree:
         """The node of the last token of each row."""
         return [path_T[-1] for path_T in self.paths_BT]
 
-    def blocks(self, limit: int = 256) -> list["Block"]:
+    def blocks(self, limit: int = 128) -> list["Block"]:
         """Cut the tree into ranges of nodes that attend to their ancestors and to themselves.
 
         A subtree of at most `limit` nodes stays in one block, small neighbours share one; of a
-        larger one the unbranched stem becomes a block of its own and the branches are cut in turn.
+        larger one the unbranched stem becomes blocks of its own, of at most `limit` nodes, and the
+        branches are cut in turn.
         """
         blocks: list[Block] = []
         forests: list[tuple[tuple[tuple[int, int], ...], int, int]] = [((), 0, self.size)]
@@ -65,7 +66,9 @@ class TokenTree:
                     end = self.ends_N[end]
                 if end - start > limit:
                     stem = self._stem(start)
-                    blocks.append(Block(ancestors, start, stem))
+                    for first in range(start, stem, limit):
+                        above = ancestors if first == start else (*ancestors, (start, first))
+                        blocks.append(Block(above, first, min(first + limit, stem)))
                     forests.append(((*ancestors, (start, stem)), stem, end))
                 else:
                     blocks.append(Block(ancestors, start, end))

@@ -1,0 +1,91 @@
+"""What limits.py and its parts share: threads, rounds in turn, medians, the file of results.
+
+Only the standard library is imported here, so that the number of threads can be set before numpy
+and torch are loaded and read it.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "vs_trl.json"
+NOT_MEASURED = "not measured"
+
+Way = Callable[[], Mapping[str, float]]
+"""Does a piece of work once, and names what it took."""
+Series = Mapping[str, Sequence[float]]
+"""Name -> what each round gave, the first round left out."""
+
+
+def set_threads(count: int) -> None:
+    """Let every numerical library of this process, and of its children, use `count` threads."""
+    if "torch" in sys.modules or "numpy" in sys.modules:
+        raise RuntimeError("The threads must be set before torch and numpy are imported.")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def interleaved(ways: Sequence[Way], repeats: int) -> dict[str, list[float]]:
+    """Run all ways in turn, `repeats` rounds after one that is thrown away."""
+    series: dict[str, list[float]] = {}
+    for round_ in range(repeats + 1):
+        print(f"round {round_} of {repeats}", file=sys.stderr, flush=True)
+        for way in ways:
+            for name, value in way().items():
+                series.setdefault(name, [])
+                if round_:
+                    series[name].append(value)
+    return series
+
+
+def summary(values: Iterable[float]) -> dict[str, float]:
+    """Median and range, to four digits."""
+    known = list(values)
+    numbers = {"median": statistics.median(known), "low": min(known), "high": max(known)}
+    return {name: float(f"{value:.4g}") for name, value in numbers.items()}
+
+
+def rates(amount: float, seconds: Iterable[float]) -> dict[str, float]:
+    """Summary of `amount` per second."""
+    return summary(amount / value for value in seconds)
+
+
+def ratios(above: Iterable[float], below: Iterable[float]) -> dict[str, float]:
+    """Summary of the quotients, round by round."""
+    return summary(a / b for a, b in zip(above, below, strict=True))
+
+
+def store(part: str, value: Mapping[str, Any], options: Namespace) -> None:
+    """Put the results of a part under its name and thread count; leave all else as it is."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    by_threads = results.setdefault(part, {})
+    by_threads[f"threads_{options.threads}"] = value
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def commit() -> str:
+    """The commit that is measured, with a `+` when files have changed since."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
+        )
+        return result.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

@@ -1,0 +1,1 @@
+"""The two sides that are measured against each other: Tunestone and TRL's GRPOTrainer."""

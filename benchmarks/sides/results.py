@@ -1,0 +1,138 @@
+"""The results file: what it holds, and how parts of a measurement are merged into it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sides.pair import Records
+from sides.protocol import BENCHMARKS
+from sides.workloads import Workload
+
+RESULTS = BENCHMARKS / "results" / "vs_trl.json"
+_PACKAGES = ("tunestone", "trl", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+_Record = dict[str, Any]
+
+
+def summarise(workload: Workload, ours: Records, theirs: Records) -> _Record:
+    """One entry of `workloads`: every figure a median, with the least and the greatest beside it.
+
+    `ratio` is that of the medians; its `low` and `high` are those of steps measured side by side.
+    """
+    entry: _Record = {
+        "name": workload.name,
+        "adapter": workload.adapter,
+        "threads": workload.threads,
+        "prompts": workload.prompts,
+        "group": workload.group,
+        "prompt_tokens": statistics.fmean(r["prompt_tokens"] for r in ours) / workload.prompts,
+        "completion_tokens": workload.completion_tokens,
+        "steps": len(ours),
+        "trl_micro_batch": workload.trl_micro_batch,
+        "trl_defaults": workload.trl_defaults,
+    }
+    for side, records in (("ours", ours), ("trl", theirs)):
+        entry |= _side(side, records)
+    speeds = [t["seconds"] / o["seconds"] for o, t in zip(ours, theirs, strict=True)]
+    ratio = entry["ours_completions_per_second"] / entry["trl_completions_per_second"]
+    return entry | {"ratio": ratio, "ratio_low": min(speeds), "ratio_high": max(speeds)}
+
+
+def _side(side: str, records: Records) -> _Record:
+    seconds = [record["seconds"] for record in records]
+    figures = {
+        "completions_per_second": [r["completions"] / r["seconds"] for r in records],
+        "peak_mib": [r["peak_mib"] for r in records],
+        "seconds_per_step": seconds,
+        "generated_tokens_per_second": [r["generated_tokens"] / r["seconds"] for r in records],
+    }
+    phases = {name: [r["phases"].get(name, 0.0) for r in records] for name in records[0]["phases"]}
+    return {
+        **{k: v for name, values in figures.items() for k, v in _spread(f"{side}_{name}", values)},
+        f"{side}_share": {name: sum(spent) / sum(seconds) for name, spent in phases.items()},
+        f"{side}_generated_tokens_per_step": statistics.fmean(
+            r["generated_tokens"] for r in records
+        ),
+        f"{side}_signal_share": statistics.fmean(r["signal_share"] for r in records),
+    }
+
+
+def _spread(name: str, values: Sequence[float]) -> list[tuple[str, float]]:
+    return [
+        (name, statistics.median(values)),
+        (f"{name}_low", min(values)),
+        (f"{name}_high", max(values)),
+    ]
+
+
+def read_results(path: Path) -> _Record:
+    """What was measured before; parts that were not are empty."""
+    empty: _Record = {"workloads": [], "limits": {}, "gate": [], "learning": []}
+    return {**empty, **(json.loads(path.read_text()) if path.is_file() else {})}
+
+
+def merge(path: Path, key: str, entry: _Record, *, by: str) -> None:
+    """Put an entry into the list `key`, in place of the one with the same `by`."""
+    others = read_results(path)[key]
+    places = [i for i, other in enumerate(others) if other[by] == entry[by]]
+    if places:
+        others[places[0]] = entry
+    else:
+        others.append(entry)
+    write(path, **{key: others})
+
+
+def write(path: Path, **parts: Any) -> None:
+    """Replace parts of the file; the others stay."""
+    record = {
+        **read_results(path),
+        **parts,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def machine() -> _Record:
+    """What the figures depend on besides the code."""
+    return {
+        "processor": _first_line("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": int((_first_line("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024,
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran on either side."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def commit() -> str:
+    """The commit that was measured."""
+    return _git("rev-parse", "HEAD")
+
+
+def is_dirty() -> bool:
+    """Whether the code that is measured differs from the commit."""
+    return bool(_git("status", "--porcelain", "--", "../src", "."))
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True).stdout.strip()
+
+
+def _first_line(path: str, key: str) -> str:
+    file = Path(path)
+    lines = file.read_text().splitlines() if file.is_file() else []
+    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith(key)]
+    return found[0] if found else ""
