@@ -119,9 +119,10 @@ def test_blocks_by_hand():
         Block(((0, 2),), 2, 3),
         Block(((0, 2),), 3, 6),
     ]
-    # 1: the subtree at 3 is cut again, its leaves see two ranges of ancestors.
+    # 1: the stem is cut too, and the subtree at 3; its leaves see two ranges of ancestors.
     assert tree.blocks(1) == [
-        Block((), 0, 2),
+        Block((), 0, 1),
+        Block(((0, 1),), 1, 2),
         Block(((0, 2),), 2, 3),
         Block(((0, 2),), 3, 4),
         Block(((0, 2), (3, 4)), 4, 5),

@@ -109,7 +109,8 @@ class FastBlock(nn.Module):
         heads_MHD = self.to_heads.compute(normed_MC).unflatten(-1, (-1, self._width))
         turned_MHD = rotate(heads_MHD[:, : self._rotated], cos_MD, sin_MD)
         queries, keys = turned_MHD[:, : self._heads], turned_MHD[:, self._heads :]
-        return queries, keys, heads_MHD[:, self._rotated :]
+        # A copy of the values, or the queries and keys before their turn would stay with them.
+        return queries, keys, heads_MHD[:, self._rotated :].clone()
 
     def gradients_to_heads(
         self, input_MC: Tensor, cos_MD: Tensor, sin_MD: Tensor, heads: tuple[Tensor, ...]

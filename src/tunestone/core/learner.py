@@ -18,7 +18,7 @@ from tunestone.core.attention import TreeUnsupportedError
 from tunestone.core.logprobs import rows_logprobs, tolerance, tree_logprobs
 from tunestone.core.loss import ALGORITHMS, ScoredTokens, policy_loss
 from tunestone.core.model import Policy
-from tunestone.core.tree import build_tree
+from tunestone.core.tree import build_tree, common_prefix
 from tunestone.errors import DivergedError
 from tunestone.types import Completion
 
@@ -142,11 +142,12 @@ class Learner:
         used = math.inf
         for group, weights_G in groups:
             nodes = len(group.prompt_T) + sum(len(c.tokens) for c in group.completions_G)
-            if used + nodes > self._config.microbatch_tokens:
+            shared = common_prefix(batches[-1][0][0].prompt_T, group.prompt_T) if batches else 0
+            if used + nodes - shared > self._config.microbatch_tokens:
                 batches.append([])
-                used = 0
+                used = shared = 0
             batches[-1].append((group, weights_G))
-            used += nodes
+            used += nodes - shared
         return batches
 
     def _accumulate(

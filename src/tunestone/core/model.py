@@ -280,7 +280,8 @@ def fast_view(network: Any) -> tuple[Any, list[FastLinear]]:
     if next(network.parameters()).dtype != torch.float32:
         return network, []
     plain = network.get_base_model() if isinstance(network, PeftModel) else network
-    shared = {id(tensor): tensor for tensor in (*plain.parameters(), *plain.buffers())}
+    parts = (*plain.parameters(), *plain.buffers(), plain.config)
+    shared = {id(part): part for part in parts}
     view = copy.deepcopy(plain, shared)
     layers: list[FastLinear] = []
     done: tuple[str, ...] = ()  # inside of what was replaced

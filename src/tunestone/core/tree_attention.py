@@ -65,35 +65,38 @@ class _TreeAttention(torch.autograd.Function):
         blocks: Sequence[MaskedBlock],
         scale: float,
     ) -> Tensor:
-        outputs, sums = [], []
+        # Heads inside, as the next layer wants them: the copy kept for the backward is the result.
+        output_NHD = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+        sums = []
         for masked in blocks:
             nodes = slice(masked.block.start, masked.block.stop)
-            output, sum_ = _FLASH(
+            part, sum_ = _FLASH(
                 query[:, :, nodes],
                 masked.seen(key),
                 masked.seen(value),
                 attn_mask=masked.bias_MS,
                 scale=scale,
             )
-            outputs.append(output)
+            output_NHD[nodes] = part[0].transpose(0, 1)
             sums.append(sum_)
-        ctx.save_for_backward(query, key, value, *outputs)
+        output = output_NHD.transpose(0, 1)[None]
+        ctx.save_for_backward(query, key, value, output)
         ctx.blocks, ctx.scale, ctx.sums = blocks, scale, sums
-        return torch.cat(outputs, dim=2)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *outputs = ctx.saved_tensors
+        query, key, value, output = ctx.saved_tensors
         to_query = torch.empty_like(query)
         to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
-        for masked, output, sum_ in zip(ctx.blocks, outputs, ctx.sums, strict=True):
+        for masked, sum_ in zip(ctx.blocks, ctx.sums, strict=True):
             nodes = slice(masked.block.start, masked.block.stop)
             to_query[:, :, nodes], to_keys, to_values = _FLASH_BACKWARD(
                 gradients[0][:, :, nodes],
                 query[:, :, nodes],
                 masked.seen(key),
                 masked.seen(value),
-                output,
+                output[:, :, nodes],
                 sum_,
                 0.0,
                 False,
