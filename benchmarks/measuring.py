@@ -1,11 +1,13 @@
-"""What limits.py and its parts share: threads, rounds in turn, medians, the file of results.
+"""What the benchmarks share: threads, rounds in turn, medians, the setting, the file of results.
 
 Only the standard library is imported here, so that the number of threads can be set before numpy
 and torch are loaded and read it.
 """
 
+import importlib.metadata
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "vs_trl.json"
+_HERE = Path(__file__).parent
+RESULTS = _HERE / "results" / "vs_trl.json"
+_PACKAGES = ("tunestone", "trl", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 NOT_MEASURED = "not measured"
 
 Way = Callable[[], Mapping[str, float]]
@@ -77,15 +81,40 @@ def store(part: str, value: Mapping[str, Any], options: Namespace) -> None:
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    return {
+        "processor": _first_line("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": int((_first_line("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024,
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran on either side."""
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    found = {name: installed[name] for name in _PACKAGES if name in installed}
+    return {"python": platform.python_version(), **found}
+
+
 def commit() -> str:
-    """The commit that is measured, with a `+` when files have changed since."""
-    here = Path(__file__).parent
+    """The commit that was measured."""
+    return _git("rev-parse", "HEAD")
 
-    def git(*words: str) -> str:
-        result = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
-        )
-        return result.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+def is_dirty() -> bool:
+    """Whether the code that is measured differs from the commit."""
+    return bool(_git("status", "--porcelain", "--", "../src", ":(glob)**/*.py"))
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=_HERE, capture_output=True, text=True).stdout.strip()
+
+
+def _first_line(path: str, key: str) -> str:
+    file = Path(path)
+    lines = file.read_text().splitlines() if file.is_file() else []
+    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith(key)]
+    return found[0] if found else ""

@@ -53,6 +53,9 @@ def _sections(results: _Record) -> dict[str, str]:
         if workloads
         else _NOT_MEASURED,
         "phases": _phases(workloads) if workloads else _NOT_MEASURED,
+        "limits": _limits(results["limits"]) if results.get("limits") else _NOT_MEASURED,
+        "llama": _llama(results["limits"]) if results.get("limits") else _NOT_MEASURED,
+        "memory": _memory(results["memory"]) if results.get("memory") else _NOT_MEASURED,
         "learning": "![Reward against time](images/learning_vs_trl.png)\n\n" + _learning(learning)
         if learning
         else _NOT_MEASURED,
@@ -144,6 +147,79 @@ def _phases(workloads: list[_Record]) -> str:
                 ]
             )
     return _table(head, rows)
+
+
+def _limits(limits: _Record) -> str:
+    """Sampling and training beside their bounds, by thread count."""
+    rows = []
+    for by_threads in limits.values():
+        threads = str(by_threads["setting"]["threads"])
+        for count, entry in by_threads["sampling"].items():
+            what, unit = f"sampling, {count} rows", "tokens"
+            rows.append([what, threads, *_against_bound(entry, unit), entry["larger_bound"]])
+        training = by_threads["training"]
+        what = f"training, {training['nodes']} nodes"
+        rows.append([what, threads, *_against_bound(training, "nodes"), "products"])
+    return _table(
+        ["what", "threads", "ours, a second", "bound, a second", "share", "bound by"], rows
+    )
+
+
+def _against_bound(entry: _Record, unit: str) -> list[str]:
+    ours, bound = entry[f"{unit}_per_second"], entry[f"bound_{unit}_per_second"]
+    share = {name: 100 * value for name, value in entry["share_of_bound"].items()}
+    return [_range(ours, ".0f"), _range(bound, ".0f"), _range(share, ".0f") + " %"]
+
+
+def _llama(limits: _Record) -> str:
+    head = [
+        "weights",
+        "threads",
+        "llama.cpp, tokens/s",
+        "ours in fp32 over it",
+        "equal greedy tokens",
+    ]
+    rows = [
+        [
+            name.upper(),
+            str(by_threads["setting"]["threads"]),
+            _range(entry["tokens_per_second"], ".0f"),
+            _range(entry["ours_over_llama"], ".2f"),
+            entry["equal_greedy_tokens"],
+        ]
+        for by_threads in limits.values()
+        if isinstance(by_threads["llama_cpp"], dict)
+        for name, entry in by_threads["llama_cpp"].items()
+    ]
+    return _table(head, rows) if rows else _NOT_MEASURED
+
+
+def _memory(memory: _Record) -> str:
+    """Peak against `microbatch_tokens`, then growth over the steps of a run."""
+    tables = []
+    for by_threads in memory.values():
+        peaks = [
+            [limit, f"{entry['before_mib']:.0f}", f"{entry['peak_mib']:.0f}"]
+            for limit, entry in by_threads["microbatch_tokens"].items()
+        ]
+        tables.append(_table(["microbatch_tokens", "before, MiB", "peak of an update, MiB"], peaks))
+        steps, tiny = by_threads["steps"], by_threads["steps_of_tiny_model"]
+        tables.append(
+            f"Resident memory after steps 1, 10 and 20 of a run: "
+            f"{_at(steps['resident_mib'], 0, 9, 19)} MiB. Over 400 steps of a tiny model it grew by "
+            f"{tiny['growth_mib_per_step_first_quarter']} MiB a step in the first quarter, "
+            f"{tiny['growth_mib_per_step_last_quarter']} in the last."
+        )
+    return "\n\n".join(tables)
+
+
+def _at(values: Sequence[float], *places: int) -> str:
+    return ", ".join(f"{values[place]:.0f}" for place in places)
+
+
+def _range(entry: _Record, form: str) -> str:
+    """A median with its range, as `measuring.summary` keeps them."""
+    return f"{entry['median']:{form}} ({entry['low']:{form}} to {entry['high']:{form}})"
 
 
 def _learning(runs: list[_Record]) -> str:

@@ -128,15 +128,10 @@ def _draw(results: Mapping[str, list[dict[str, Any]]], options: Namespace) -> No
     figure, panels = pyplot.subplots(1, len(results), figsize=(12, 3.2), layout="constrained")
     for axes, (name, points) in zip(panels, results.items(), strict=True):
         across = [point["parameters"] / 1e6 if name == "model" else point[name] for point in points]
-        for part, colour in (
-            ("seconds", "#1f6feb"),
-            ("sample_seconds", "#2b8a3e"),
-            ("learn_seconds", "#d9480f"),
-        ):
+        for part, label, colour in LINES:
             middle = [point[part]["median"] for point in points]
             below = [point[part]["median"] - point[part]["low"] for point in points]
             above = [point[part]["high"] - point[part]["median"] for point in points]
-            label = {"seconds": "step"}.get(part, part.removesuffix("_seconds"))
             axes.errorbar(
                 across, middle, yerr=(below, above), marker="o", color=colour, label=label
             )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of Hugging Face is imported
 
+from measuring import RESULTS, is_dirty
 from sides import results
 from sides.gate import run_gate, table
 from sides.learning import SEEDS, STEPS, learn
@@ -34,7 +35,7 @@ def main() -> None:
     if options.list:
         print("\n".join(workload.name for workload in full_set(options.threads)))
         return
-    if results.is_dirty():
+    if is_dirty():
         print("Note: the code differs from the commit that the results will name.")
     _refuse_failing_gate(options.results)
     bench = Bench(_folder(options.model), options.gsm8k, lambda text: print(text, flush=True))
@@ -63,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--learning-steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--gsm8k", type=Path, default=_GSM8K, help="its train.jsonl")
-    parser.add_argument("--results", type=Path, default=results.RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 
 

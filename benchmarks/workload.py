@@ -7,13 +7,11 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 import torch
-from measuring import commit
-from speed import cpu_name
+from measuring import commit, is_dirty, machine, versions
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tunestone.core.learner import Group
 from tunestone.core.model import BaseModel
-from tunestone.core.run import versions
 from tunestone.types import Completion
 
 LORA_RANK = 16
@@ -78,9 +76,9 @@ def setting(options: Namespace) -> dict[str, object]:
         "model": options.model,
         "threads": options.threads,
         "repeats": options.repeats,
-        "processor": cpu_name(),
-        "commit": commit(),
+        **machine(),
         **versions(),
+        "commit": commit() + ("+" if is_dirty() else ""),
     }
 
 

@@ -1,21 +1,15 @@
 """The results file: what it holds, and how parts of a measurement are merged into it."""
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from measuring import commit, machine, versions
 from sides.pair import Records
-from sides.protocol import BENCHMARKS
 from sides.workloads import Workload
 
-RESULTS = BENCHMARKS / "results" / "vs_trl.json"
-_PACKAGES = ("tunestone", "trl", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _Record = dict[str, Any]
 
 
@@ -98,41 +92,3 @@ def write(path: Path, **parts: Any) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def machine() -> _Record:
-    """What the figures depend on besides the code."""
-    return {
-        "processor": _first_line("/proc/cpuinfo", "model name") or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_mib": int((_first_line("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024,
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what ran on either side."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **found}
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    return _git("rev-parse", "HEAD")
-
-
-def is_dirty() -> bool:
-    """Whether the code that is measured differs from the commit."""
-    return bool(_git("status", "--porcelain", "--", "../src", "."))
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True).stdout.strip()
-
-
-def _first_line(path: str, key: str) -> str:
-    file = Path(path)
-    lines = file.read_text().splitlines() if file.is_file() else []
-    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith(key)]
-    return found[0] if found else ""

@@ -72,7 +72,9 @@ class FastBlock(nn.Module):
             )
         batch, length, width = hidden_states.shape
         input_MC = hidden_states.reshape(-1, width)
-        cos, sin = (part.expand(batch, length, -1).flatten(end_dim=1) for part in position_embeddings)
+        cos, sin = (
+            part.expand(batch, length, -1).flatten(end_dim=1) for part in position_embeddings
+        )
         attention = self._layer.self_attn
         heads = [
             head.view(batch, length, -1, self._width).transpose(1, 2)
@@ -124,9 +126,7 @@ class FastBlock(nn.Module):
         to_input, to_norm = rms_norm_gradients(input_MC, scale_M1, self._norm, to_normed_MC)
         return to_input, to_norm, others
 
-    def from_attended(
-        self, input_MC: Tensor, attended_MC: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def from_attended(self, input_MC: Tensor, attended_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's output, and what the backward needs: the middle [M, C], gate and up."""
         middle_MC = self.from_heads.compute(attended_MC).add_(input_MC)
         gate_up = self.gate_up.compute(rms_norm(middle_MC, self._middle_norm)[0])

@@ -63,7 +63,9 @@ class FastLinear(nn.Module):
         """Merge and pack the weights as they are now."""
         self._merged = self._packed([part.merged() for part in self._parts])
         biases = [part.bias_N for part in self._parts]
-        self._bias_N = None if biases[0] is None else torch.cat([b for b in biases if b is not None])
+        self._bias_N = (
+            None if biases[0] is None else torch.cat([b for b in biases if b is not None])
+        )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Linear gives it
         """[..., K] -> [..., N]."""

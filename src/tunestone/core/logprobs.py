@@ -74,9 +74,7 @@ class _PickLogprobs(torch.autograd.Function):
                 chunk.div_(ctx.temperature)
             weight = -weight / ctx.temperature
             chunk.sub_(logsumexp[:, None]).exp_().mul_(weight[:, None])
-        gradient_KV.index_put_(
-            (head_R, targets_R), gradient_R / ctx.temperature, accumulate=True
-        )
+        gradient_KV.index_put_((head_R, targets_R), gradient_R / ctx.temperature, accumulate=True)
         return gradient_KV, None, None, None
 
 
