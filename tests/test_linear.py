@@ -44,7 +44,7 @@ def test_a_product_takes_any_layout() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (1,)])
-def test_a_plain_layer(shape: tuple[int, ...], bias: bool) -> None:  # noqa: FBT001
+def test_a_plain_layer(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(20, 33, bias=bias)
     fast = FastLinear(plain)

@@ -30,7 +30,7 @@ def dense(tree: TokenTree, query, key, value, scale: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-def test_outputs_and_gradients(monkeypatch, by_hand: bool) -> None:  # noqa: FBT001
+def test_outputs_and_gradients(monkeypatch, by_hand: bool) -> None:
     monkeypatch.setattr(attention, "is_served", lambda tensor: by_hand)
     tree = bushy_tree()
     assert max(len(block.ancestors) for block in tree.blocks()) > 2

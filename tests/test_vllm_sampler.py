@@ -300,7 +300,7 @@ def test_without_a_gpu_it_is_refused():
 def test_without_vllm_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
-    with pytest.raises(ConfigError, match="`pip install vllm`"):
+    with pytest.raises(ConfigError, match=r"pip install 'tunestone\[gpu\]'"):
         import_vllm()
 
 

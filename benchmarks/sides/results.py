@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import commit, machine, versions
+
 from sides.pair import Records
 from sides.workloads import Workload
 

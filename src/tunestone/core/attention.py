@@ -59,16 +59,17 @@ class TreePlan:
         """See `AttentionPlan.attend`."""
         if self._record:
             self.keys_values[layer] = (key, value)
-        if is_served(query):
+        if is_served(query) and query.shape[-1] == value.shape[-1]:
             return tree_attention_cpu(query, key, value, self._blocks, scale)
+        shared = query.shape[1] // key.shape[1]
         parts = [
+            # With a mask, kernels for GPUs want as many key heads as query heads.
             scaled_dot_product_attention(
                 query[:, :, masked.block.start : masked.block.stop],
-                masked.seen(key),
-                masked.seen(value),
+                masked.seen(key).repeat_interleave(shared, dim=1),
+                masked.seen(value).repeat_interleave(shared, dim=1),
                 attn_mask=masked.bias_MS.to(query.dtype),
                 scale=scale,
-                enable_gqa=query.shape[1] != key.shape[1],
             )
             for masked in self._blocks
         ]

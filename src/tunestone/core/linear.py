@@ -67,7 +67,7 @@ class FastLinear(nn.Module):
             None if biases[0] is None else torch.cat([b for b in biases if b is not None])
         )
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Linear gives it
+    def forward(self, input: Tensor) -> Tensor:
         """[..., K] -> [..., N]."""
         if not torch.is_grad_enabled() or self.is_base:
             return self.compute(input)

@@ -54,7 +54,7 @@ def import_vllm() -> Any:
     except ImportError as error:
         raise ConfigError(
             f'sampler = "vllm" needs vLLM, which cannot be imported: {error}.',
-            remedy=f"Install it with `pip install vllm`. {_INSTEAD}",
+            remedy=f"Install it with `pip install 'tunestone[gpu]'`. {_INSTEAD}",
         ) from error
     return vllm
 
