@@ -206,8 +206,8 @@ def _memory(memory: _Record) -> str:
         steps, tiny = by_threads["steps"], by_threads["steps_of_tiny_model"]
         tables.append(
             f"Resident memory after steps 1, 10 and 20 of a run: "
-            f"{_at(steps['resident_mib'], 0, 9, 19)} MiB. Over 400 steps of a tiny model it grew by "
-            f"{tiny['growth_mib_per_step_first_quarter']} MiB a step in the first quarter, "
+            f"{_at(steps['resident_mib'], 0, 9, 19)} MiB. Over 400 steps of a tiny model it grew "
+            f"by {tiny['growth_mib_per_step_first_quarter']} MiB a step in the first quarter, "
             f"{tiny['growth_mib_per_step_last_quarter']} in the last."
         )
     return "\n\n".join(tables)

@@ -1,1 +1,5 @@
-"""The training core: torch, and no knowledge of any server."""
+"""Everything that computes with models: sampling, training, evaluation."""
+
+from tunestone.core.memory import prefer_large_pages
+
+prefer_large_pages()

@@ -28,10 +28,11 @@ def is_served(layer: nn.Module) -> bool:
     """Whether `FastBlock` computes this layer: a known kind, no window, the gate a SiLU."""
     if type(layer) not in _SERVED:
         return False
-    attention, feed_forward = layer.self_attn, layer.mlp
+    attention: Any = layer.self_attn
     windowed = getattr(attention, "sliding_window", None) or (
         isinstance(layer, MistralDecoderLayer) and attention.config.sliding_window
     )
+    feed_forward: Any = layer.mlp
     act = feed_forward.act_fn
     return not windowed and (isinstance(act, nn.SiLU) or type(act).__name__ == "SiLUActivation")
 
@@ -67,9 +68,10 @@ class FastBlock(nn.Module):
     ) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
         if plan is None:
-            return self._layer(  # type: ignore[no-any-return]
+            plainly: Tensor = self._layer(
                 hidden_states, position_embeddings=position_embeddings, **kwargs
             )
+            return plainly
         batch, length, width = hidden_states.shape
         input_MC = hidden_states.reshape(-1, width)
         cos, sin = (
@@ -119,10 +121,11 @@ class FastBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Backward of `to_queries_keys_values`: of the input, the norm, and the layers."""
         to_queries, to_keys, to_values = heads
-        turned = rotate(torch.cat([to_queries, to_keys], dim=1), cos_MD, -sin_MD)
-        to_heads_MN = torch.cat([turned, to_values], dim=1).flatten(start_dim=1)
+        outputs = [rotate(to_queries, cos_MD, -sin_MD), rotate(to_keys, cos_MD, -sin_MD), to_values]
         normed_MC, scale_M1 = rms_norm(input_MC, self._norm)
-        to_normed_MC, others = self.to_heads.gradients(normed_MC, to_heads_MN)
+        to_normed_MC, others = self.to_heads.gradients(
+            normed_MC, [output.flatten(start_dim=1) for output in outputs]
+        )
         to_input, to_norm = rms_norm_gradients(input_MC, scale_M1, self._norm, to_normed_MC)
         return to_input, to_norm, others
 
@@ -138,20 +141,17 @@ class FastBlock(nn.Module):
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """Backward of `from_attended`: of input, attended, and the parameters in their order."""
         gate, up = gate_up.chunk(2, dim=-1)
-        opened = gate.sigmoid()
-        activated = gate * opened
-        to_gated, of_down = self.down.gradients(activated * up, to_output_MC)
-        # d/dx of x sigmoid(x) is sigmoid(x) (1 + x - x sigmoid(x)).
-        slope = opened.addcmul_(activated, 1.0 - opened)
+        activated = silu(gate)
+        to_gated, of_down = self.down.gradients(activated * up, [to_output_MC])
         to_up = activated.mul_(to_gated)
-        to_gate_up = torch.cat([to_gated.mul_(up).mul_(slope), to_up], dim=-1)
+        to_gate = torch.ops.aten.silu_backward(to_gated.mul_(up), gate)
         normed_MC, scale_M1 = rms_norm(middle_MC, self._middle_norm)
-        to_normed_MC, of_gate_up = self.gate_up.gradients(normed_MC, to_gate_up)
+        to_normed_MC, of_gate_up = self.gate_up.gradients(normed_MC, [to_gate, to_up])
         to_middle_MC, of_norm = rms_norm_gradients(
             middle_MC, scale_M1, self._middle_norm, to_normed_MC
         )
         to_middle_MC += to_output_MC
-        to_attended_MC, of_heads = self.from_heads.gradients(attended_MC, to_middle_MC)
+        to_attended_MC, of_heads = self.from_heads.gradients(attended_MC, [to_middle_MC])
         return to_middle_MC, to_attended_MC, [*of_heads, of_norm, *of_gate_up, *of_down]
 
 

@@ -7,6 +7,7 @@ stays on AVX2 and reaches half of it or less (docs/performance.md). Where PyTorc
 on GPUs, the same layers use PyTorch's own products.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class FastLinear(nn.Module):
     def __init__(self, *layers: nn.Linear | LoraLayer) -> None:
         super().__init__()
         self._parts = [_Part(layer) for layer in layers]
+        self.widths = [part.weight_NK.shape[0] for part in self._parts]
+        """Outputs of each layer."""
         self.is_base = False
         """Leaves the adapters out, to compute the base model."""
         self.refresh()
@@ -82,14 +85,16 @@ class FastLinear(nn.Module):
         return _apply(input_K, weight, self._bias_N)
 
     def gradients(
-        self, input_MK: Tensor, gradient_MN: Tensor
+        self, input_MK: Tensor, outputs: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "M K"], list[Tensor | None]]:
-        """Gradient of the input, and of what is trained among `parameters_in_line`."""
+        """Gradient of the input, and of what is trained among `parameters_in_line`.
+
+        `outputs`: the gradient of each layer's output.
+        """
         to_input = None
         others: list[Tensor | None] = []
-        widths = [part.weight_NK.shape[0] for part in self._parts]
-        for part, slice_MN in zip(self._parts, gradient_MN.split(widths, dim=-1), strict=True):
-            part_MN = slice_MN.contiguous()  # oneDNN is a hundred times slower on strided rows
+        for part, output_MN in zip(self._parts, outputs, strict=True):
+            part_MN = output_MN.contiguous()  # oneDNN is a hundred times slower on strided rows
             own = product(part_MN, part.weight_NK)
             to_input = own if to_input is None else to_input.add_(own)
             others += part.gradients(input_MK, part_MN, to_input)
@@ -164,9 +169,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (input_K,) = ctx.saved_tensors
-        to_input, others = ctx.layer.gradients(
-            input_K.flatten(end_dim=-2), gradients[0].flatten(end_dim=-2)
-        )
+        layer: FastLinear = ctx.layer
+        outputs = gradients[0].flatten(end_dim=-2).split(layer.widths, dim=-1)
+        to_input, others = layer.gradients(input_K.flatten(end_dim=-2), outputs)
         return to_input.view_as(input_K), None, *others
 
 

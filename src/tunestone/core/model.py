@@ -288,8 +288,9 @@ def fast_view(network: Any) -> tuple[Any, list[FastLinear]]:
     for name, module in plain.named_modules():
         if done and name.startswith(done):
             continue
+        fast: FastBlock | FastLinear
         if is_served(module):
-            fast: nn.Module = FastBlock(module)
+            fast = FastBlock(module)
             layers += fast.layers
         elif isinstance(module, LoraLayer) or type(module) is nn.Linear:
             fast = FastLinear(module)

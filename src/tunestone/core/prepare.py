@@ -17,6 +17,7 @@ from tunestone.core.constraint import answer_grammar
 from tunestone.core.evaluate import Example, encode_prompts
 from tunestone.core.learner import Group, Learner
 from tunestone.core.logprobs import rows_logprobs, tolerance
+from tunestone.core.memory import keep_freed_memory
 from tunestone.core.model import BaseModel, Policy, fast_view, load_base
 from tunestone.core.rows_sampler import RowsSampler
 from tunestone.core.sampler import CompletionSampler, Sampler, SamplingParams
@@ -49,6 +50,7 @@ def prepare(
 
     `base`: the config's model, when it is loaded already.
     """
+    keep_freed_memory()
     torch.set_num_threads(config.threads)
     if config.sampler == "vllm":
         import_vllm()  # refused before anything is loaded
