@@ -2,7 +2,7 @@
 
 transformers lets one register an attention function. Ours asks a *plan*, handed through the model
 as a keyword, how the nodes of this forward attend: `TreePlan` for a whole tree (training and
-prefill), `DecodePlan` (in sampler.py) for one new token of every living row. A model that does not
+prefill), `DecodePlan` (decode_plan.py) for one new token of every living row. A model that does not
 pass keywords to its attention, slides a window shorter than the text, or caps its logits in a way
 of its own is not served: we raise `TreeUnsupportedError`, the caller falls back to padded rows.
 """

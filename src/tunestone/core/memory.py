@@ -2,8 +2,8 @@
 
 A step allocates and frees gigabytes. By default glibc gives large pieces back at once and PyTorch
 asks for pages of 4 kB, so each step pays hundreds of thousands of page faults and misses in the
-processor's table of pages: a forward and backward takes 15 % less without (docs/LOG.md). The peak is
-the same; what a process has had, it keeps until it ends.
+processor's table of pages: a forward and backward takes 13 % less without (docs/LOG.md). The peak
+is the same; what a process has had, it keeps until it ends.
 """
 
 import ctypes
