@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make quickstart   install, then train a real model by reinforcement: minutes on a laptop"
 	@echo "make test         install, then format, lint, types and all tests"
-	@echo "make bench        ours and TRL's GRPOTrainer side by side: about an hour"
+	@echo "make bench        ours and TRL's GRPOTrainer side by side, and the machine's limits: hours"
 	@echo "make migration WHAT=..."
 	@echo "                  draft the database's next step from jobs/tables.py"
 	@echo "make docs         rebuild the generated pages"
@@ -50,6 +50,9 @@ BENCH := .venv-bench/bin
 
 bench: .venv-bench/installed
 	$(BENCH)/python benchmarks/vs_trl.py
+	$(BENCH)/python benchmarks/limits.py
+	$(BENCH)/python benchmarks/vs_trl.py --learning
+	$(BENCH)/python benchmarks/performance_page.py
 
 clean:
 	rm -rf .venv .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache

@@ -21,6 +21,7 @@ _OURS, _TRL = "#1f6feb", "#9aa5b1"
 _STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Number of seeds -> 0.975 quantile of Student's t with one degree of freedom fewer."""
 _NOT_MEASURED = "Not measured."
+_SCALE = "Seconds a step against group size, prompt length, prompts and model size"
 _Record = dict[str, Any]
 
 
@@ -55,6 +56,7 @@ def _sections(results: _Record) -> dict[str, str]:
         "phases": _phases(workloads) if workloads else _NOT_MEASURED,
         "limits": _limits(results["limits"]) if results.get("limits") else _NOT_MEASURED,
         "llama": _llama(results["limits"]) if results.get("limits") else _NOT_MEASURED,
+        "scale": f"![{_SCALE}](images/scale.png)" if results.get("scale") else _NOT_MEASURED,
         "memory": _memory(results["memory"]) if results.get("memory") else _NOT_MEASURED,
         "learning": "![Reward against time](images/learning_vs_trl.png)\n\n" + _learning(learning)
         if learning
