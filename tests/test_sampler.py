@@ -8,7 +8,7 @@ import torch
 from steps import moved_policy, row_logprobs
 from tiny import write_tiny_model
 from tunestone.core import sampler as sampler_module
-from tunestone.core.model import load_base
+from tunestone.core.model import fast_view, load_base
 from tunestone.core.sampler import Sampler, SamplingParams
 
 TRUNK = list(range(30, 50))
@@ -64,12 +64,13 @@ def test_greedy_tokens_equal_generate(tiny_base, prompts, group_size):
         assert [completion.tokens for completion in group] == [expected] * group_size
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gpt2"])
-def test_greedy_tokens_equal_generate_for_other_models(tmp_path, architecture):
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt2"])
+def test_greedy_tokens_equal_generate_for_all_models_and_their_views(tmp_path, architecture):
     base = load_base(str(write_tiny_model(tmp_path, architecture=architecture)))
     prompts = PROMPTS["one is the beginning, another shares nothing"]
-    groups = Sampler(base.network, base).sample(prompts, 2, greedy(20))
-    assert tokens_of(groups) == [[generated(base, prompt, 20)] * 2 for prompt in prompts]
+    expected = [[generated(base, prompt, 20)] * 2 for prompt in prompts]
+    for network in (base.network, fast_view(base.network)[0]):
+        assert tokens_of(Sampler(network, base).sample(prompts, 2, greedy(20))) == expected
 
 
 @each_set

@@ -21,9 +21,17 @@ _CHUNK = 16  # head rows handled at once, so that their logits stay in the cache
 def tree_logprobs(network: nn.Module, tree: TokenTree, temperature: float) -> Float[Tensor, " R"]:
     """Log-probability (nats) of every scored token of the tree, row by row, at `temperature`.
 
-    The output head is applied only to the K nodes that predict a scored token. Raises
-    TreeUnsupportedError for a model whose attention cannot be laid out so.
+    Raises TreeUnsupportedError for a model whose attention cannot be laid out so.
     """
+    logits_KV = tree_logits(network, tree).float()
+    head_R = torch.tensor(tree.head_R, device=logits_KV.device)
+    targets_R = torch.tensor(tree.targets_R, device=logits_KV.device)
+    logprobs_R: Tensor = _PickLogprobs.apply(logits_KV, head_R, targets_R, temperature)
+    return logprobs_R
+
+
+def tree_logits(network: nn.Module, tree: TokenTree) -> Float[Tensor, "K V"]:
+    """Logits, in the network's precision, of the K nodes that predict a scored token."""
     device = next(network.parameters()).device
     inputs: dict[str, Any] = {
         "input_ids": torch.tensor([tree.tokens_N], device=device),
@@ -33,11 +41,8 @@ def tree_logprobs(network: nn.Module, tree: TokenTree, temperature: float) -> Fl
         "use_cache": False,
     }
     with tree_attention(network):
-        logits_KV = network(**inputs).logits[0].float()
-    head_R = torch.tensor(tree.head_R, device=device)
-    targets_R = torch.tensor(tree.targets_R, device=device)
-    logprobs_R: Tensor = _PickLogprobs.apply(logits_KV, head_R, targets_R, temperature)
-    return logprobs_R
+        logits_KV: Tensor = network(**inputs).logits[0]
+    return logits_KV
 
 
 class _PickLogprobs(torch.autograd.Function):

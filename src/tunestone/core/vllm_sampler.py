@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunestone.core.attention import TreePlan
-from tunestone.core.logprobs import padded_logits
-from tunestone.core.model import Policy, tree_attention
+from tunestone.core.logprobs import padded_logits, tree_logits
+from tunestone.core.model import Policy
 from tunestone.core.sampler import SamplingParams, cut_at_stop, distribution
 from tunestone.core.tree import build_tree
 from tunestone.errors import ConfigError, WorldError
@@ -203,17 +202,8 @@ class VllmSampler:
             heads_R = torch.arange(len(targets), device=device)
             return torch.cat(parts), heads_R, torch.tensor(targets, device=device)
         tree = build_tree(rows, lengths)
-        inputs: dict[str, Any] = {
-            "input_ids": torch.tensor([tree.tokens_N], device=device),
-            "position_ids": torch.tensor([tree.positions_N], device=device),
-            "logits_to_keep": torch.tensor(tree.head_nodes_K, device=device),
-            "plan": TreePlan(tree, device),
-            "use_cache": False,
-        }
-        with tree_attention(network):
-            logits_KV = network(**inputs).logits[0]
         heads_R = torch.tensor(tree.head_R, device=device)
-        return logits_KV, heads_R, torch.tensor(tree.targets_R, device=device)
+        return tree_logits(network, tree), heads_R, torch.tensor(tree.targets_R, device=device)
 
     def _completion(
         self,
