@@ -1,4 +1,4 @@
-"""Everything that computes with models: sampling, training, evaluation."""
+"""The training core: torch, and no knowledge of any server."""
 
 from tunestone.core.memory import prefer_large_pages
 

@@ -37,13 +37,13 @@ class DecodePlan:
         self._answers: dict[int, tuple[Tensor, Tensor]] = {}
         for layer, (key, value) in prefill.keys_values.items():
             # A copy, so that keys and values of the whole prefill can be freed.
-            self._trunk[layer] = (key[0, :, :trunk].clone(), value[0, :, :trunk].clone())
+            if trunk:
+                self._trunk[layer] = (key[0, :, :trunk].clone(), value[0, :, :trunk].clone())
             self._prompts[layer] = (
                 key[0][:, nodes_PT].transpose(0, 1).contiguous(),
                 value[0][:, nodes_PT].transpose(0, 1).contiguous(),
             )
         self._prompt_B = torch.arange(len(nodes), device=device).repeat_interleave(group_size)
-        self._has_trunk = trunk > 0
         self._filled = 0
         self._place_rows()
 
@@ -77,12 +77,12 @@ class DecodePlan:
         if self._bias_B is not None:
             by_prompt = by_prompt + self._bias_B
         scores = [by_prompt, query @ keys.transpose(-1, -2)]
-        if self._has_trunk:
+        if self._trunk:
             scores.append(self._to_trunk(query, self._trunk[layer][0].transpose(-1, -2)))
         weights = torch.cat(scores, dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
         to_prompt, to_own, *to_trunk = weights.split([s.shape[-1] for s in scores], dim=-1)
         output = (to_own @ values).add_(self._to_prompts(to_prompt, prompt_values))
-        if self._has_trunk:
+        if self._trunk:
             output = output.add_(self._to_trunk(to_trunk[0], self._trunk[layer][1]))
         return output.reshape(rows, heads, 1, width)
 

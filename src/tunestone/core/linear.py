@@ -22,12 +22,7 @@ _ROWS = 64  # what weights are packed for; other numbers of rows work as well
 
 def product(left_MK: Tensor, right_KN: Tensor) -> Float[Tensor, "M N"]:
     """left @ right in fp32; right may be a transposed view."""
-    if not is_served(left_MK):
-        return left_MK @ right_KN
-    result: Tensor = _ONEDNN._linear_pointwise(
-        left_MK.contiguous(), right_KN.t(), None, "none", [], ""
-    )
-    return result
+    return _apply(left_MK.contiguous(), right_KN.t(), None)
 
 
 class FastLinear(nn.Module):

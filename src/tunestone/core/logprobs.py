@@ -23,21 +23,24 @@ def tree_logprobs(network: nn.Module, tree: TokenTree, temperature: float) -> Fl
 
     Raises TreeUnsupportedError for a model whose attention cannot be laid out so.
     """
-    logits_KV = tree_logits(network, tree).float()
-    head_R = torch.tensor(tree.head_R, device=logits_KV.device)
-    targets_R = torch.tensor(tree.targets_R, device=logits_KV.device)
+    device = next(network.parameters()).device
+    logits_KV = tree_logits(network, tree, tree.head_nodes_K, TreePlan(tree, device)).float()
+    head_R = torch.tensor(tree.head_R, device=device)
+    targets_R = torch.tensor(tree.targets_R, device=device)
     logprobs_R: Tensor = _PickLogprobs.apply(logits_KV, head_R, targets_R, temperature)
     return logprobs_R
 
 
-def tree_logits(network: nn.Module, tree: TokenTree) -> Float[Tensor, "K V"]:
-    """Logits, in the network's precision, of the K nodes that predict a scored token."""
+def tree_logits(
+    network: nn.Module, tree: TokenTree, nodes_K: Sequence[int], plan: TreePlan
+) -> Float[Tensor, "K V"]:
+    """Logits after some nodes of a tree, in the network's precision; `plan` is the tree's."""
     device = next(network.parameters()).device
     inputs: dict[str, Any] = {
         "input_ids": torch.tensor([tree.tokens_N], device=device),
         "position_ids": torch.tensor([tree.positions_N], device=device),
-        "logits_to_keep": torch.tensor(tree.head_nodes_K, device=device),
-        "plan": TreePlan(tree, device),
+        "logits_to_keep": torch.tensor(nodes_K, device=device),
+        "plan": plan,
         "use_cache": False,
     }
     with tree_attention(network):

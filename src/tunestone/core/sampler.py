@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tunestone.core.attention import TreePlan
 from tunestone.core.constraint import LazyGrammars
 from tunestone.core.decode_plan import DecodePlan
+from tunestone.core.logprobs import tree_logits
 from tunestone.core.model import BaseModel, tree_attention
 from tunestone.core.tree import build_tree, common_prefix
 from tunestone.types import Completion, FinishReason
@@ -146,13 +147,7 @@ class Sampler:
         device = self._base.device
         prefill = TreePlan(tree, device, record=True)
         unique = sorted(set(tree.leaves_B))
-        inputs: dict[str, Any] = {
-            "input_ids": torch.tensor([tree.tokens_N], device=device),
-            "position_ids": torch.tensor([tree.positions_N], device=device),
-            "logits_to_keep": torch.tensor(unique, device=device),
-        }
-        with tree_attention(self._network):
-            logits = self._network(**inputs, plan=prefill, use_cache=False).logits[0].float()
+        logits = tree_logits(self._network, tree, unique, prefill).float()
         order = torch.tensor([unique.index(leaf) for leaf in tree.leaves_B], device=device)
         positions_P = torch.tensor([tree.positions_N[i] for i in tree.leaves_B], device=device)
         return DecodePlan(prefill, tree, group_size), logits[order], positions_P

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunestone.core.attention import TreePlan
 from tunestone.core.logprobs import padded_logits, tree_logits
 from tunestone.core.model import Policy
 from tunestone.core.sampler import SamplingParams, cut_at_stop, distribution
@@ -203,7 +204,8 @@ class VllmSampler:
             return torch.cat(parts), heads_R, torch.tensor(targets, device=device)
         tree = build_tree(rows, lengths)
         heads_R = torch.tensor(tree.head_R, device=device)
-        return tree_logits(network, tree), heads_R, torch.tensor(tree.targets_R, device=device)
+        logits_KV = tree_logits(network, tree, tree.head_nodes_K, TreePlan(tree, device))
+        return logits_KV, heads_R, torch.tensor(tree.targets_R, device=device)
 
     def _completion(
         self,
