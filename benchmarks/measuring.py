@@ -75,10 +75,22 @@ def ratios(above: Iterable[float], below: Iterable[float]) -> dict[str, float]:
 
 def store(part: str, value: Mapping[str, Any], options: Namespace) -> None:
     """Put the results of a part under its name and thread count; leave all else as it is."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    by_threads = results.setdefault(part, {})
-    by_threads[f"threads_{options.threads}"] = value
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    stamped = {**value, "commit": commit()}
+    others = read(RESULTS).get(part, {})
+    write(RESULTS, **{part: {**others, f"threads_{options.threads}": stamped}})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What was measured before; parts that were not are empty."""
+    empty: dict[str, Any] = {"workloads": [], "limits": {}, "gate": [], "learning": []}
+    return {**empty, **(json.loads(path.read_text()) if path.is_file() else {})}
+
+
+def write(path: Path, **parts: Any) -> None:
+    """Replace parts of the file, and say on what they were measured; the other parts stay."""
+    setting = {"machine": machine(), "versions": versions(), "commit": commit()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**read(path), **parts, **setting}, indent=2) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -22,6 +22,7 @@ _STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Number of seeds -> 0.975 quantile of Student's t with one degree of freedom fewer."""
 _NOT_MEASURED = "Not measured."
 _SCALE = "Seconds a step against group size, prompt length, prompts and model size"
+_BY_THREADS = ("limits", "scale", "memory")
 _Record = dict[str, Any]
 
 
@@ -89,9 +90,12 @@ def _spread(entry: _Record, name: str, form: str) -> str:
 def _setting(results: _Record) -> str:
     machine, versions = results["machine"], results["versions"]
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    by_threads = [part for key in _BY_THREADS for part in results.get(key, {}).values()]
+    parts = [*results["workloads"], *by_threads, *results["learning"]]
+    commits = ", ".join(f"`{name[:12]}`" for name in sorted({part["commit"] for part in parts}))
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_mib']} MiB of memory; "
-        f"{packages}; commit `{results['commit'][:12]}`."
+        f"{packages}; measured at commit {commits}."
     )
 
 

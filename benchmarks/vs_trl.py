@@ -4,9 +4,9 @@
     .venv-bench/bin/python benchmarks/vs_trl.py --learning [--seeds 0 1 2]
 
 First the correctness gate: nothing is measured unless both sides give the same loss and gradients.
-Then each workload: two processes that run one step each in turn, the first of each dropped. Results
-are merged by name into benchmarks/results/vs_trl.json, so parts can be measured again. Nothing else
-should run on the machine.
+Then each workload: two processes that take turns of three steps, the first step of each dropped.
+Results are merged by name into benchmarks/results/vs_trl.json, so parts can be measured again.
+Nothing else should run on the machine.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of Hugging Face is imported
 
-from measuring import RESULTS, is_dirty
+from measuring import RESULTS, is_dirty, write
 from sides import results
 from sides.gate import run_gate, table
 from sides.learning import SEEDS, STEPS, learn
@@ -72,7 +72,7 @@ def _refuse_failing_gate(path: Path) -> None:
     """Print and store the gate's table; leave when a line of it failed."""
     records = run_gate()
     print(table(records), flush=True)
-    results.write(path, gate=records)
+    write(path, gate=records)
     if not all(record["passed"] for record in records):
         sys.exit("The two sides do not compute the same: nothing is measured.")
 

@@ -1,12 +1,11 @@
-"""The results file: what it holds, and how parts of a measurement are merged into it."""
+"""What the results file holds of the two sides, and how a workload is merged into it."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import commit, machine, versions
+from measuring import commit, read, write
 
 from sides.pair import Records
 from sides.workloads import Workload
@@ -65,31 +64,13 @@ def _spread(name: str, values: Sequence[float]) -> list[tuple[str, float]]:
     ]
 
 
-def read_results(path: Path) -> _Record:
-    """What was measured before; parts that were not are empty."""
-    empty: _Record = {"workloads": [], "limits": {}, "gate": [], "learning": []}
-    return {**empty, **(json.loads(path.read_text()) if path.is_file() else {})}
-
-
 def merge(path: Path, key: str, entry: _Record, *, by: str) -> None:
-    """Put an entry into the list `key`, in place of the one with the same `by`."""
-    others = read_results(path)[key]
+    """Put an entry and its commit into the list `key`, in place of the one with the same `by`."""
+    others = read(path)[key]
+    stamped = entry | {"commit": commit()}
     places = [i for i, other in enumerate(others) if other[by] == entry[by]]
     if places:
-        others[places[0]] = entry
+        others[places[0]] = stamped
     else:
-        others.append(entry)
+        others.append(stamped)
     write(path, **{key: others})
-
-
-def write(path: Path, **parts: Any) -> None:
-    """Replace parts of the file; the others stay."""
-    record = {
-        **read_results(path),
-        **parts,
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
