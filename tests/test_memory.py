@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import os, pathlib, sys
 import tunestone.core
-assert os.environ["THP_MEM_ALLOC_ENABLE"] == sys.argv[2]
+assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == sys.argv[2]
 from tunestone.core.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
@@ -28,11 +28,11 @@ print(before - resident())
 @pytest.mark.parametrize(("mode", "given_back"), [("keep", range(50)), ("leave", range(50, 200))])
 def test_what_is_freed_is_kept(mode: str, given_back: range) -> None:
     """A tensor of 100 MiB; without the call its memory goes back at once."""
-    command = [sys.executable, "-c", PROGRAM, mode, "1"]
+    command = [sys.executable, "-c", PROGRAM, mode, "128"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(result.stdout) in given_back
 
 
-def test_a_person_can_refuse_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    subprocess.run([sys.executable, "-c", PROGRAM, "leave", "0"], capture_output=True, check=True)
+def test_a_person_decides_how_many_shapes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
+    subprocess.run([sys.executable, "-c", PROGRAM, "leave", "9"], capture_output=True, check=True)

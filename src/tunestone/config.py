@@ -120,7 +120,7 @@ class TrainConfig(BaseModel):
     """What draws completions in training: `shared`, our own with shared prefixes, anywhere; `vllm`,
     on a GPU after `pip install 'tunestone[gpu]'`. With vLLM a resumed run does not repeat its
     bits, and top_k, top_p and response_format cannot be set."""
-    microbatch_tokens: int = Field(default=1024, ge=64)
+    microbatch_tokens: int = Field(default=768, ge=64)
     """Tree nodes in one forward and backward, whole groups at least: bounds memory, does not change
     the result."""
     seed: int = Field(default=0, ge=0, lt=2**32)

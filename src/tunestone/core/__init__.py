@@ -1,5 +1,5 @@
 """The training core: torch, and no knowledge of any server."""
 
-from tunestone.core.memory import prefer_large_pages
+from tunestone.core.memory import bound_caches
 
-prefer_large_pages()
+bound_caches()
