@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test lint docs migration bench clean
+.PHONY: help install install-dev quickstart test recipes lint docs migration bench clean
 
 help:
 	@echo "make quickstart   install, then train a real model by reinforcement: minutes on a laptop"
 	@echo "make test         install, then format, lint, types and all tests"
+	@echo "make recipes      train each recipe with three seeds and write its result: hours"
 	@echo "make bench        ours and TRL's GRPOTrainer side by side, and the machine's limits: hours"
 	@echo "make migration WHAT=..."
 	@echo "                  draft the database's next step from jobs/tables.py"
@@ -33,6 +34,9 @@ test: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+recipes: install
+	$(BIN)/python benchmarks/recipes.py
 
 docs: install-dev
 	$(BIN)/python docs/generate.py

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/limits.py --threads 2 [--model FOLDER] [--repeats 5] [--only scale]
 
-Three parts, each written under its own key of benchmarks/results/vs_trl.json, by thread count:
+Four parts, each written under its own key of benchmarks/results/vs_trl.json, by thread count:
 
     limits  sampling and training against memory bandwidth, matrix products and llama.cpp
+    profile where the time of a training step goes
     scale   seconds a step against group size, prompt length, prompts a step and model size;
             drawn in docs/images/scale.png
     memory  resident memory over the steps of a run, and its peak against `microbatch_tokens`
@@ -18,7 +19,12 @@ import json
 
 import measuring
 
-PARTS = {"limits": "against_limits", "scale": "scale", "memory": "memory"}
+PARTS = {
+    "limits": "against_limits",
+    "profile": "training_profile",
+    "scale": "scale",
+    "memory": "memory",
+}
 """Key of the results -> module that has `measure(options)`."""
 
 

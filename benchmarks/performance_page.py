@@ -22,7 +22,7 @@ _STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Number of seeds -> 0.975 quantile of Student's t with one degree of freedom fewer."""
 _NOT_MEASURED = "Not measured."
 _SCALE = "Seconds a step against group size, prompt length, prompts and model size"
-_BY_THREADS = ("limits", "scale", "memory")
+_BY_THREADS = ("limits", "profile", "scale", "memory")
 _Record = dict[str, Any]
 
 
@@ -57,6 +57,7 @@ def _sections(results: _Record) -> dict[str, str]:
         "phases": _phases(workloads) if workloads else _NOT_MEASURED,
         "limits": _limits(results["limits"]) if results.get("limits") else _NOT_MEASURED,
         "llama": _llama(results["limits"]) if results.get("limits") else _NOT_MEASURED,
+        "profile": _profile(results["profile"]) if results.get("profile") else _NOT_MEASURED,
         "scale": f"![{_SCALE}](images/scale.png)" if results.get("scale") else _NOT_MEASURED,
         "memory": _memory(results["memory"]) if results.get("memory") else _NOT_MEASURED,
         "learning": "![Reward against time](images/learning_vs_trl.png)\n\n" + _learning(learning)
@@ -198,6 +199,20 @@ def _llama(limits: _Record) -> str:
         for name, entry in by_threads["llama_cpp"].items()
     ]
     return _table(head, rows) if rows else _NOT_MEASURED
+
+
+def _profile(profiles: _Record) -> str:
+    """Shares of a training step, by thread count."""
+    kinds = list(next(iter(profiles.values()))["shares"])
+    rows = [
+        [
+            str(by_threads["setting"]["threads"]),
+            f"{by_threads['seconds']:.1f}",
+            *(f"{100 * by_threads['shares'][kind]:.0f} %" for kind in kinds),
+        ]
+        for by_threads in profiles.values()
+    ]
+    return _table(["threads", "seconds", *kinds], rows)
 
 
 def _memory(memory: _Record) -> str:

@@ -111,14 +111,6 @@ def test_out_may_not_name_a_file(tmp_path: Path, tiny_folder: Path) -> None:
         invoke("train", "word_problems", "--model", tiny_folder, "--out", tmp_path / "file")
 
 
-def test_eval_compares_the_models_again(finished: RunFolder) -> None:
-    result = invoke("eval", finished.path)
-    assert result.exit_code == 0
-    report = json.loads((finished.path / "eval-test.json").read_text())
-    for key in ("n", "base", "tuned", "difference_ci95", "p_value", "regressions"):
-        assert report[key] == finished.report()[key]
-
-
 def test_runs_lists_what_was_reached(finished: RunFolder, tmp_path: Path) -> None:
     result = invoke("runs", finished.path.parent)
     assert "│ run │ done" in result.output

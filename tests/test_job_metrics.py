@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tunestone.health import judge_base
+from tunestone.health.watch import judge_base
 from tunestone.jobs import metrics
 from tunestone.jobs.follow import LogReader, seconds_left
 from tunestone.jobs.journal import set_current_phase, set_phase

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
 from tunestone.stats import (
     RESAMPLES,
     cohen_kappa,
     cohen_kappa_interval,
     mcnemar_exact,
+    mean_interval,
     paired_difference_interval,
     paired_permutation_p,
+    pairs_needed,
+    pass_at_k,
     wilson_interval,
 )
 
@@ -357,3 +360,86 @@ def test_kappa_refuses_what_makes_no_sense():
         cohen_kappa_interval([], [])
     with pytest.raises(ValueError, match=r"strictly between 0 and 1, got 95"):
         cohen_kappa_interval([1, 2], [1, 2], confidence=95)
+
+
+# --- several answers to a prompt --------------------------------------------------------------
+
+
+def test_pass_at_k_by_hand():
+    # 4 drawn, 1 right: two of them hold it in 3 of 6 pairs; four hold it always.
+    assert [pass_at_k(4, 1, k) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1.0]
+    assert pass_at_k(5, 0, 5) == 0.0
+    assert pass_at_k(5, 3, 3) == 1.0  # two wrong ones cannot fill three places
+
+
+@given(st.integers(1, 9), st.data())
+def test_pass_at_k_equals_the_share_of_all_subsets(n, data):
+    correct, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    answers = [1] * correct + [0] * (n - correct)
+    subsets = list(itertools.combinations(answers, k))
+    expected = sum(any(subset) for subset in subsets) / len(subsets)
+    assert pass_at_k(n, correct, k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_pass_at_k_refuses_what_was_not_drawn():
+    with pytest.raises(ValueError, match=r"k must lie in 1\.\.4 .*, got 5"):
+        pass_at_k(4, 1, 5)
+    with pytest.raises(ValueError, match=r"correct must lie in 0\.\.4, got 5"):
+        pass_at_k(4, 5, 1)
+
+
+def test_the_interval_of_a_mean_is_wilsons_or_the_bootstraps():
+    assert mean_interval([1, 0, 0, 0]) == wilson_interval(1, 4)
+    # Bootstrap of the mean: the paired one against a base of zeros resamples the same numbers.
+    scores = [0.0, 0.25, 0.5, 1.0, 0.75, 0.25]
+    assert mean_interval(scores) == paired_difference_interval([0.0] * 6, scores)
+    with pytest.raises(ValueError, match="got none"):
+        mean_interval([])
+
+
+# --- how many prompts -------------------------------------------------------------------------
+
+
+def power_of_mcnemar(only_tuned: float, only_base: float, n: int) -> float:
+    """Chance that (c - b) / sqrt(b + c) leaves +-1.96, over every table of n pairs."""
+    disagreeing = only_tuned + only_base
+    power = 0.0
+    for m in range(1, n + 1):
+        c = np.arange(m + 1)
+        rejects = np.abs(2 * c - m) / math.sqrt(m) > norm.ppf(0.975)
+        chance = binom.pmf(c, m, only_tuned / disagreeing)[rejects].sum()
+        power += binom.pmf(m, n, disagreeing) * chance
+    return power
+
+
+def test_pairs_needed_by_hand():
+    # 3 of 10 gained, 1 lost: psi = 0.4, delta = 0.2.
+    # (1.9600 sqrt(0.4) + 0.8416 sqrt(0.4 - 0.04))^2 / 0.04 = (1.2396 + 0.5050)^2 / 0.04 = 76.1
+    base, tuned = paired(3, 3, only_base=1, neither=3)
+    assert pairs_needed(base, tuned) == 77
+    assert pairs_needed(tuned, base) == 77
+    # Differences 1, 0, 0, 0.2: mean 0.3, deviation 0.4761; (2.8016 x 0.4761 / 0.3)^2 = 19.8
+    assert pairs_needed([0, 0, 0, 0], [1, 0, 0, 0.2]) == 20
+
+
+@pytest.mark.parametrize("cells", [(30, 12, 5, 53), (10, 40, 20, 30), (45, 16, 6, 33)])
+def test_that_many_pairs_have_the_power(cells):
+    both, only_tuned, only_base, neither = cells
+    base, tuned = paired(both, only_tuned, only_base=only_base, neither=neither)
+    n = pairs_needed(base, tuned)
+    # The formula rests on the normal distribution; the table is enumerated exactly.
+    assert power_of_mcnemar(only_tuned / 100, only_base / 100, n) == pytest.approx(0.8, abs=0.03)
+
+
+def test_that_many_scores_have_the_power():
+    draw = np.random.default_rng(1)
+    tuned = draw.normal(0.1, 1.0, size=40)
+    n = pairs_needed([0.0] * 40, tuned)
+    shift = abs(tuned.mean()) / tuned.std(ddof=1)
+    power = [norm.cdf(shift * math.sqrt(count) - norm.ppf(0.975)) for count in (n - 1, n)]
+    assert power[0] < 0.8 <= power[1]
+
+
+def test_no_number_of_pairs_shows_no_difference():
+    assert pairs_needed([0, 1, 1, 0], [1, 0, 1, 0]) is None
+    assert pairs_needed([0.1, 0.2, 0.3], [0.3, 0.1, 0.2]) is None  # 0 but for rounding

@@ -1,52 +1,42 @@
 """What is printed: percent only for shares, and an honest verdict."""
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tunestone import terminal
+from tunestone.core.comparison import compare
+from tunestone.core.evaluate import Example, Scores
+from tunestone.core.measure import Measured
+from tunestone.reports.evaluation import verdict
+from tunestone.types import Prompt
 
 
-def report(base: list[float], tuned: list[float], bounds: list[float], score: str) -> dict:
-    """A report of two models, as `compare` makes it."""
-    means = [sum(rewards) / len(rewards) for rewards in (base, tuned)]
-    share = score == "accuracy"
-    summaries = [
-        {
-            "accuracy": mean,
-            "ci95": [mean - 0.1, mean + 0.1] if share else None,
-            "lenient_accuracy": None,
-            "lenient_ci95": None,
-            "length_mean": 3.0,
-            "grade_errors": 0,
-            "lenient_grade_errors": 0,
-        }
-        for mean in means
+def report(
+    base: list[float], tuned: list[float], bounds: list[float] | None = None
+) -> dict[str, Any]:
+    """A report of two models with these rewards; `bounds` in place of its interval."""
+    examples = [
+        Example(Prompt(f"p{i}", ({"role": "user", "content": "[bold]2 + 2?[/bold]"},)), (1,))
+        for i in range(len(base))
     ]
-    return {
-        "task": "toy",
-        "n": len(base),
-        "score": score,
-        "base": summaries[0],
-        "tuned": summaries[1],
-        "difference": means[1] - means[0],
-        "difference_ci95": bounds,
-        "relative_gain": (means[1] - means[0]) / means[0] if means[0] else None,
-        "test": "exact McNemar",
-        "p_value": 0.03,
-        "gained": 2,
-        "lost": 1,
-        "examples": [
-            {
-                "prompt": "[bold]2 + 2?[/bold]",
-                "base": "5\n#### 5",
-                "tuned": "4",
-                "base_reward": base[0],
-                "tuned_reward": tuned[0],
-            }
-        ],
-    }
+    measured = [
+        Measured(
+            Scores(
+                texts=[text] * len(rewards),
+                rewards=rewards,
+                lenient=None,
+                lengths=[3] * len(rewards),
+                failed=[],
+            ),
+            None,
+        )
+        for rewards, text in ((base, "5\n#### 5"), (tuned, "4"))
+    ]
+    made = {"task": "toy", **compare(examples, *measured)}
+    return {**made, "difference_ci95": bounds or made["difference_ci95"]}
 
 
 def printed(record: dict) -> str:
@@ -57,17 +47,19 @@ def printed(record: dict) -> str:
 
 
 def test_shares_are_percent() -> None:
-    text = printed(report([0.0, 1.0], [1.0, 1.0], [0.1, 0.6], "accuracy"))
-    assert "50.0 % [40.0, 60.0]" in text
-    assert "Difference +50.0 points, 95 % interval [+10.0, +60.0], relative gain +100 %" in text
+    """One of four right before, all now. Wilson for 1 of 4: 4.6 to 69.9 %; 4 of 4: from 51.0 %."""
+    text = printed(report([0, 1, 0, 0], [1, 1, 1, 1]))
+    assert "toy: 4 held-out prompts" in text
+    assert "strict accuracy  25.0 % [4.6, 69.9]  100.0 % [51.0, 100.0]" in text
+    assert "Difference +75.0 points, 95 % interval [" in text
+    assert "relative gain +300 %, exact McNemar p = 0.25 (3 gained, 0 lost)." in text
     assert "base  (reward 0): 5 ⏎ #### 5" in text
     assert "[bold]2 + 2?[/bold]" in text  # a model's text is shown, never interpreted
 
 
 def test_other_scores_are_numbers() -> None:
-    text = printed(report([1.5, 0.5], [2.5, 1.5], [0.1, 1.6], "mean reward"))
-    assert "strict mean reward" in text
-    assert "1.000" in text
+    text = printed(report([1.5, 0.5], [2.5, 1.5], [0.1, 1.6]))
+    assert "strict mean reward  1.000  2.000  +1.000 [+0.100, +1.600]" in text
     assert "Difference +1.000, 95 % interval [+0.100, +1.600], relative gain +100 %" in text
     assert "(reward 2.5)" in text
 
@@ -77,16 +69,24 @@ def test_other_scores_are_numbers() -> None:
     [
         ([0.01, 0.2], "The tuned model is better."),
         ([-0.2, -0.01], "The tuned model is WORSE."),
-        ([-0.1, 0.2], "Not significant: these prompts do not show a difference."),
-        ([0.0, 0.0], "Not significant: these prompts do not show a difference."),
     ],
 )
 def test_the_verdict_follows_the_interval(bounds: list[float], sentence: str) -> None:
-    assert terminal.verdict(report([1.0], [1.0], bounds, "accuracy")).endswith(sentence)
+    assert verdict(report([1.0], [1.0], bounds)).endswith(sentence)
+
+
+def test_nothing_shown_is_said_with_the_prompts_it_would_take() -> None:
+    """3 of 10 gained, 1 lost: 77 prompts by hand in test_stats.py."""
+    base, tuned = [1, 1, 1, 0, 0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0, 0, 0]
+    text = verdict(report(base, tuned))
+    assert "Not significant: these prompts do not show a difference." in text
+    assert "about 77 prompts would be needed" in text
+    same = verdict(report([1, 0], [1, 0]))
+    assert same.endswith("Not significant: these prompts do not show a difference.")
 
 
 def test_a_base_that_scored_nothing_has_no_relative_gain() -> None:
-    text = terminal.verdict(report([0.0], [1.0], [0.2, 1.0], "accuracy"))
+    text = verdict(report([0.0], [1.0], [0.2, 1.0]))
     assert "no relative gain (the base scored 0 or less)" in text
 
 

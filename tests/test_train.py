@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toy import REWARD, ConstantGrader, run_to_end, toy_run, train_with
+from toy import REWARD, ConstantGrader, run_to_end, toy_run, train_with, without_times
 from tunestone.config import TrainConfig
 from tunestone.core.learner import Group
 from tunestone.core.prepare import prepare
@@ -116,13 +116,54 @@ def test_a_constant_reward_moves_nothing(tmp_path: Path, tiny_folder: Path) -> N
 
 
 def test_signs_of_trouble_become_events(tmp_path: Path, tiny_folder: Path) -> None:
-    """A reward that always gives 0 stays below 0.15 for twenty steps."""
+    """A reward that always gives 0 has no signal, and stays below 0.15 for twenty steps."""
     run = toy_run(tmp_path, tiny_folder, reward="nothing", max_steps=21, eval_every=21)
     said: list[str] = []
-    run_to_end(run, say=said.append)
-    (alert,) = [event for event in read_lines(run.events) if event["kind"] == "alert"]
-    assert (alert["code"], alert["step"]) == ("low_reward_plateau", 20)
+    report = run_to_end(run, say=said.append)
+    told = [event for event in read_lines(run.events) if event["kind"] == "alert"]
+    signs = [("no_signal", 5), ("low_reward_plateau", 20)]
+    assert [(alert["code"], alert["step"]) for alert in told] == signs
+    assert [(alert["code"], alert["step"]) for alert in report["alerts"]] == signs
     assert [line for line in said if line.startswith("Alert (low_reward_plateau): Reward 0.000")]
+
+
+def test_a_shadow_reward_is_logged_and_never_trained_on(tmp_path: Path, tiny_folder: Path) -> None:
+    """It gives 0 where the reward gives a share of letters: learning goes its way all the same."""
+    settings = {"max_steps": 2, "batch_size": 12, "lora_rank": 4}
+    alone = toy_run(tmp_path / "alone", tiny_folder, **settings)
+    run_to_end(alone)
+    shadow = f"{tmp_path / 'alone' / 'reward.py'}:nothing"
+    run = toy_run(tmp_path / "both", tiny_folder, shadow_reward=shadow, **settings)
+    run_to_end(run)
+    for record, other in zip(read_lines(run.metrics), read_lines(alone.metrics), strict=True):
+        graded = {key: record.pop(key) for key in list(record) if key.startswith("shadow_")}
+        assert graded == {"shadow_reward_mean": 0.0, "shadow_graded": 64, "shadow_errors": 0}
+        assert without_times(record) == without_times(other)
+    first = [sample for sample in read_lines(run.samples) if sample["step"] == 1]
+    # 64 of 96: all twelve prompts have their first five graded, four their sixth too.
+    asked = [sample["index"] for sample in first if "shadow_reward" in sample]
+    assert [asked.count(index) for index in range(8)] == [12, 12, 12, 12, 12, 4, 0, 0]
+    assert {sample.get("shadow_reward", 0.0) for sample in first} == {0.0}
+
+
+def test_what_the_watch_looks_at_is_counted(tmp_path: Path, tiny_folder: Path) -> None:
+    """The new numbers of a step's line, against its samples."""
+    settings = {"max_steps": 1, "max_completion_tokens": 1, "updates_per_batch": 3}
+    run = toy_run(tmp_path, tiny_folder, **settings)
+    run_to_end(run)
+    (record,) = read_lines(run.metrics)
+    groups: dict[str, list[str]] = {}
+    for sample in read_lines(run.samples):
+        groups.setdefault(sample["prompt_id"], []).append(sample["text"])
+    alike = [texts.count(text) > 1 for texts in groups.values() for text in texts]
+    assert 0 < sum(alike) < 32
+    assert record["identical_share"] == sum(alike) / 32
+    assert record["repetition_share"] == 0.0  # of one token there is nothing to repeat
+    cut = [s["reward"] for s in read_lines(run.samples) if s["finish_reason"] == "length"]
+    assert record["truncated_reward_mean"] == pytest.approx(sum(cut) / len(cut))
+    # Measured before the first of three updates; over all three the ratios have moved.
+    assert record["sampling_gap"] < 1e-4
+    assert record["kl_sampling"] > 1e-4
 
 
 def test_refilling_replaces_groups_without_signal(tmp_path: Path, tiny_folder: Path) -> None:

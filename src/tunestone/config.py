@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tunestone.errors import ConfigError
+from tunestone.health.rules import CODES
+from tunestone.health.watch import Action
 
 Reward = str | dict[str, Any]
 SandboxChoice = Literal["auto", "bubblewrap", "landlock", "none"]
@@ -114,6 +116,16 @@ class TrainConfig(BaseModel):
     """Steps between validations and checkpoints. Empty: min(10, rows / batch_size), AWS's rule."""
     patience: int = Field(default=5, ge=0)
     """Validations without improvement after which the run stops early. 0 is never."""
+    shadow_reward: Reward = ""
+    """A second reward that is never trained on (same forms): up to 64 completions of each step are
+    graded by it too, and an alert is told when the reward rises and this one does not."""
+    on_alert: dict[str, Action] = {}
+    """What an alert of the health watch does, by its code, as in {entropy_collapse = "stop"}:
+    `note` (all others do), `pause`, `stop`, or `rollback` to the checkpoint before, with half the
+    learning rate. docs/health.md lists the codes."""
+    test_samples: int = Field(default=4, ge=0, le=64)
+    """Answers drawn at `temperature` to each of the first 64 prompts of the comparison at the end,
+    by the base and by the result, for avg@k and pass@k. 0 is off."""
 
     # --- the machine
     sampler: Literal["shared", "vllm"] = "shared"
@@ -138,6 +150,16 @@ class TrainConfig(BaseModel):
     def _response_format_as_text(cls, value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value
 
+    @field_validator("on_alert")
+    @classmethod
+    def _known_alerts(cls, value: dict[str, Action]) -> dict[str, Action]:
+        for code in value:
+            if code not in CODES:
+                close = difflib.get_close_matches(code, CODES, n=1, cutoff=0.5)
+                near = f"Did you mean '{close[0]}'?" if close else f"There are {', '.join(CODES)}."
+                raise ValueError(f"there is no alert '{code}'. {near}")
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.refill_limit and self.kl_coefficient:
@@ -154,6 +176,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 'sampler = "vllm" draws from the whole distribution: top_k, top_p and '
                 'response_format cannot be set with it. Set sampler = "shared" to have them.'
+            )
+        if self.shadow_reward and self.shadow_reward == self.reward:
+            raise ValueError(
+                "shadow_reward and reward are the same, so that they could never disagree. Name a "
+                "stricter or an independent reward, or leave shadow_reward empty."
             )
         for name in ("validation", "test"):
             if getattr(self, name) and getattr(self, name) == self.data:

@@ -8,8 +8,9 @@
     validation.jsonl  every answer to a validation prompt with its reward
     checkpoints/      see core/checkpoint.py
     adapter/          the result (a PEFT adapter, or the model when every weight was trained)
-    base.json         what the base scored on the held-out prompts
-    report.json       base against tuned; eval-*.json are later ones
+    base.json         what the base answered and earned on the held-out prompts
+    tuned.json        and the result
+    report.json       base against tuned; report.md and report.html say the same to people
     STOP              put this file there and the run ends cleanly after its step
     .lock             held by the process that trains
 

@@ -4,7 +4,8 @@ Base and tuned models answer the same held-out prompts, so everything here that 
 paired: it looks at the differences prompt by prompt, which is far sharper than comparing two
 averages. Right-or-wrong outcomes use closed formulas (Wilson, Newcombe, exact McNemar); other
 scores use resampling with a fixed seed, so that a report read twice says the same thing twice.
-Cohen's kappa, for a judge against people, is here too.
+When nothing was shown, `pairs_needed` says how many prompts might have shown it. pass@k of several
+drawn answers and Cohen's kappa, for a judge against people, are here too.
 
 All probabilities are two-sided. Left out: corrections for looking at many tasks at once; whoever
 compares ten recipes and reports the best one has to divide by ten.
@@ -88,18 +89,70 @@ def paired_difference_interval(
     base_P, tuned_P = _check_pairs(base, tuned)
     if _is_binary(base_P) and _is_binary(tuned_P):
         return _newcombe_interval(base_P == 1, tuned_P == 1, confidence=confidence)
-    _z_value(confidence)  # refuses a confidence outside (0, 1)
+    return _bootstrap_interval(tuned_P - base_P, confidence=confidence)
+
+
+def mean_interval(scores: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval (lower, upper) of the mean score over prompts.
+
+    When every score is 0 or 1: `wilson_interval`. Otherwise the percentile bootstrap over prompts,
+    as in `paired_difference_interval` and with its limits.
+
+    Raises ValueError for no scores, NaN or infinity, a confidence outside (0, 1).
+    """
+    scores_P, _ = _check_pairs(scores, scores)
+    if _is_binary(scores_P):
+        return wilson_interval(int(scores_P.sum()), scores_P.size, confidence=confidence)
+    return _bootstrap_interval(scores_P, confidence=confidence)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that at least one of `k` answers is right, from `n` drawn of which `correct` were.
+
+    1 - C(n - correct, k) / C(n, k): unbiased, unlike 1 - (1 - correct / n)^k. Source: M. Chen et
+    al. (2021), Evaluating Large Language Models Trained on Code, arXiv:2107.03374, eq. 1.
+    Raises ValueError unless 1 <= k <= n and 0 <= correct <= n.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"k must lie in 1..{n} (the answers that were drawn), got {k}")
+    if not 0 <= correct <= n:
+        raise ValueError(f"correct must lie in 0..{n}, got {correct}")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def pairs_needed(
+    base: Sequence[float],
+    tuned: Sequence[float],
+    *,
+    power: float = 0.8,
+    significance: float = 0.05,
+) -> int | None:
+    """How many prompts would show a difference as large as the observed one; None when it is 0.
+
+    With that many, a two-sided test at `significance` finds it with probability `power`, if the
+    truth is what was seen here, which with few prompts is itself uncertain. With less than about
+    15 pairs that disagree among them the formula asks for a few too many.
+
+    Scores of 0 and 1: R. J. Connor (1987), "Sample size for testing differences in proportions for
+    the paired-sample design", Biometrics 43:207-211, from the share of pairs that disagree.
+    Otherwise the paired z test, from the sample deviation of the differences.
+
+    Raises ValueError for no pairs, unequal lengths, NaN or infinity, a share outside (0, 1).
+    """
+    base_P, tuned_P = _check_pairs(base, tuned)
     difference_P = tuned_P - base_P
-    n = difference_P.size
-    generator = np.random.default_rng(SEED)
-    means = np.concatenate(
-        [
-            difference_P[generator.integers(0, n, size=(rows, n))].mean(axis=1)
-            for rows in _block_rows(n)
-        ]
-    )
-    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lower), float(upper)
+    difference = float(difference_P.mean())
+    z_test, z_power = _z_value(1 - significance), NormalDist().inv_cdf(power)
+    if abs(difference) <= 1e-12 * float(np.abs(difference_P).mean()):  # 0, but for rounding
+        return None
+    if _is_binary(base_P) and _is_binary(tuned_P):
+        disagreeing = float(np.abs(difference_P).mean())
+        spread = math.sqrt(max(0.0, disagreeing - difference**2))
+        wanted = z_test * math.sqrt(disagreeing) + z_power * spread
+    else:
+        deviation = float(difference_P.std(ddof=1)) if difference_P.size > 1 else 0.0
+        wanted = (z_test + z_power) * deviation
+    return max(2, math.ceil((wanted / difference) ** 2))
 
 
 def paired_permutation_p(base: Sequence[float], tuned: Sequence[float]) -> float:
@@ -189,6 +242,18 @@ def _kappas(a_SP: FloatArray, b_SP: FloatArray, *, weights: KappaWeights) -> Flo
     # Rounding leaves about 1e-17 where there is no chance disagreement at all.
     possible = expected_S > 1e-12
     return np.where(possible, 1 - observed_S / np.where(possible, expected_S, 1), math.nan)
+
+
+def _bootstrap_interval(values_P: FloatArray, *, confidence: float) -> tuple[float, float]:
+    """Percentile interval of the mean, `RESAMPLES` draws with seed `SEED`."""
+    _z_value(confidence)  # refuses a confidence outside (0, 1)
+    n = values_P.size
+    generator = np.random.default_rng(SEED)
+    means = np.concatenate(
+        [values_P[generator.integers(0, n, size=(rows, n))].mean(axis=1) for rows in _block_rows(n)]
+    )
+    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
 
 
 def _newcombe_interval(

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tunestone.reports.evaluation import Table as ReportTable
+from tunestone.reports.evaluation import notes, tables, title, verdict
+
 _COLUMNS = (
     ("step", 8),
     ("reward", 7),
@@ -21,9 +24,6 @@ _COLUMNS = (
     ("tokens/s", 9),
     ("left", 7),
 )
-
-
-_NO_GAIN = "no relative gain (the base scored 0 or less)"
 
 
 def duration(seconds: float) -> str:
@@ -37,18 +37,6 @@ def about(seconds: float) -> str:
     if seconds < 90:
         return f"{max(2, round(seconds))} seconds"
     return f"{round(seconds / 60)} minutes"
-
-
-def number(value: float, *, share: bool, signed: bool = False) -> str:
-    """A share as `42.3 %`, another score as `0.423`."""
-    sign = "+" if signed else ""
-    return f"{100 * value:{sign}.1f} %" if share else f"{value:{sign}.3f}"
-
-
-def interval(bounds: Sequence[float], *, share: bool, signed: bool = False) -> str:
-    """`[36.4, 48.5]` for shares in percent, `[0.364, 0.485]` for other scores."""
-    low, high = (number(bound, share=share, signed=signed).removesuffix(" %") for bound in bounds)
-    return f"[{low}, {high}]"
 
 
 class StepLines:
@@ -94,29 +82,14 @@ class StepLines:
 
 
 def print_report(console: Console, report: Mapping[str, Any]) -> None:
-    """The table of base against tuned, examples before and after, and where the result is."""
-    table = Table(title=f"{report['task']}: {report['n']} held-out prompts", title_justify="left")
-    table.add_column("")
-    for name in ("base", "tuned"):
-        table.add_column(name, justify="right")
-    for label, key, bounds in (
-        (f"strict {report['score']}", "accuracy", "ci95"),
-        (f"lenient {report['score']}", "lenient_accuracy", "lenient_ci95"),
-    ):
-        if report["base"][key] is not None:
-            table.add_row(label, *(_score(report[name], key, bounds) for name in ("base", "tuned")))
-    table.add_row(
-        "mean length (tokens)",
-        *(f"{report[name]['length_mean']:.1f}" for name in ("base", "tuned")),
-    )
-    failed = [report[name]["grade_errors"] for name in ("base", "tuned")]
-    if any(failed):
-        table.add_row("grades that failed (scored lowest)", *map(str, failed))
-    failed = [report[name]["lenient_grade_errors"] for name in ("base", "tuned")]
-    if any(failed):
-        table.add_row("lenient grades that failed", *map(str, failed))
-    console.print(table)
-    console.print(verdict(report))
+    """Tables of base against tuned, the verdict, and examples before and after."""
+    console.print(Text(title(report), style="bold"))
+    for table in tables(report):
+        console.print()
+        print_table(console, table)
+    console.print(Text(f"\n{verdict(report)}"))
+    for note in notes(report):
+        console.print(Text(note, style="dim"))
     for example in report["examples"]:
         console.print()
         console.print(Text(example["prompt"], style="bold"))
@@ -125,30 +98,16 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
             console.print(Text(f"  {name:<5} (reward {example[f'{name}_reward']:g}): {answer}"))
 
 
-def _score(summary: Mapping[str, Any], key: str, bounds: str) -> str:
-    if summary[bounds] is None:
-        return number(summary[key], share=False)
-    return f"{number(summary[key], share=True)} {interval(summary[bounds], share=True)}"
-
-
-def verdict(report: Mapping[str, Any]) -> str:
-    """One sentence that says what was shown, and says so when nothing was."""
-    gain = report["relative_gain"]
-    share = report["score"] == "accuracy"
-    relative = f"relative gain {100 * gain:+.0f} %" if gain is not None else _NO_GAIN
-    difference = number(report["difference"], share=share, signed=True)
-    numbers = (
-        f"Difference {difference.replace(' %', ' points')}, 95 % interval "
-        f"{interval(report['difference_ci95'], share=share, signed=True)}, {relative}, "
-        f"{report['test']} p = {report['p_value']:.2g} "
-        f"({report['gained']} gained, {report['lost']} lost)."
+def print_table(console: Console, table: ReportTable) -> None:
+    """A table of a report, without lines."""
+    grid = Table(
+        title=Text(table.title), title_justify="left", title_style="", box=None, pad_edge=False
     )
-    low, high = report["difference_ci95"]
-    if low > 0:
-        return f"{numbers} The tuned model is better."
-    if high < 0:
-        return f"{numbers} The tuned model is WORSE."
-    return f"{numbers} Not significant: these prompts do not show a difference."
+    for i, name in enumerate(table.columns):
+        grid.add_column(Text(name), justify="right" if i else "left", overflow="fold")
+    for row in table.rows:
+        grid.add_row(*map(Text, row))
+    console.print(grid)
 
 
 def print_runs(console: Console, rows: Sequence[Mapping[str, str]]) -> None:

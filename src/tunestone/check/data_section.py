@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 from tunestone.check.answers import whole_text
-from tunestone.check.duplicates import THRESHOLD, NearPair, find_equal, find_near, prompt_text
 from tunestone.check.findings import EVIDENCE, Finding, Json, Section, counted, excerpt, percent
 from tunestone.check.lengths import Lengths, histogram, quantile
 from tunestone.check.row_checks import (
@@ -23,6 +22,7 @@ from tunestone.check.row_checks import (
     key_of,
 )
 from tunestone.data import find_overlap
+from tunestone.duplicates import THRESHOLD, NearPair, find_equal, find_near, prompt_text
 from tunestone.rows import message_key
 from tunestone.types import Prompt
 

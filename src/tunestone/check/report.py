@@ -6,15 +6,11 @@ visible in the terminal, where a control character would otherwise be obeyed.
 """
 
 import math
-import os
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as Grid
@@ -30,7 +26,7 @@ from tunestone.check.findings import (
     Table,
     counted,
 )
-from tunestone.errors import StorageError
+from tunestone.reports.standalone import open_template, write_text
 from tunestone.runlog import storage_errors, write_json
 
 SYMBOLS: dict[Level, str] = {"fatal": "✗", "warning": "▲", "advice": "•", "ok": "✓"}
@@ -69,7 +65,7 @@ def verdict(report: CheckReport) -> str:
 
 def render_html(report: CheckReport) -> str:
     """The page, whole."""
-    return _template().render(
+    return open_template("tunestone.check", "report.html.j2").render(
         report=report,
         verdict=verdict(report),
         symbols=SYMBOLS,
@@ -78,24 +74,6 @@ def render_html(report: CheckReport) -> str:
         is_number=_is_number,
         label=_label,
         longest=lambda bars: max(bars.counts, default=0) or 1,
-    )
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Raise StorageError when the report could not be written there; makes nothing.
-
-    For before the work: what can only fail while writing (a full disk) still does.
-    """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        reason = f"'{nearest}' is a file, not a folder"
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        reason = f"nothing may be written into '{nearest}'"
-    else:
-        return
-    raise StorageError(
-        f"The report cannot be written to '{folder}': {reason}.",
-        remedy="Name another folder with --out.",
     )
 
 
@@ -112,10 +90,7 @@ def write_check(folder: Path, report: CheckReport, config_toml: str = "") -> lis
     if config_toml:
         texts[folder / "config.toml"] = config_toml
     for path, text in texts.items():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with storage_errors(path):
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-            temporary.replace(path)
+        write_text(path, text)
     return [json_path, *texts]
 
 
@@ -140,15 +115,6 @@ def show_value(value: Json) -> str:
         separator = " to " if len(value) == 2 and not isinstance(value[0], str) else ", "
         return separator.join(map(show_value, value))
     return "–" if value is None else str(value)
-
-
-@cache
-def _template() -> jinja2.Template:
-    source = files("tunestone.check").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source)
 
 
 def _show(console: Console, what: Any) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tunestone.check.answers import is_empty, value_of
-from tunestone.check.duplicates import prompt_text
 from tunestone.check.findings import EVIDENCE, Finding, Json, counted, excerpt, percent
 from tunestone.check.markers import asks_for, find_markers
+from tunestone.duplicates import prompt_text
 from tunestone.types import Prompt
 
 _FEW_VALUES, _ROWS_PER_VALUE, _UNBALANCED = 10, 5, 0.7

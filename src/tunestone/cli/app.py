@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 console = Console(highlight=False, soft_wrap=True)
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe, e.g. word_problems or word_problems:2.")]
+RecipeName = Annotated[str, typer.Argument(help="A recipe, e.g. word_problems or extraction:3.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")]
 ModelName = Annotated[

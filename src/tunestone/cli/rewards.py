@@ -65,8 +65,9 @@ def check(
     if not settings.reward:
         raise ConfigError("There is no reward to check.", remedy="Name it with --reward.")
     from tunestone.check.plan_section import read_prices
-    from tunestone.check.report import print_check, refuse_unwritable, write_check
+    from tunestone.check.report import print_check, write_check
     from tunestone.check.run import CheckTask, run_check
+    from tunestone.reports.standalone import refuse_unwritable
 
     refuse_unwritable(out)
     task = CheckTask(

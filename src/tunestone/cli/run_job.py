@@ -14,11 +14,14 @@ import typer
 from tunestone.cli.app import app
 from tunestone.config import resolve
 from tunestone.errors import DataError, TunestoneError
-from tunestone.health import judge_base
+from tunestone.health.watch import judge_base
 from tunestone.jobs.trainer import write_mark, write_outcome
 from tunestone.runlog import RunFolder, read_json
 
-_PRIVATE = {"model", "start_adapter", "data", "validation", "test", "reward", "lenient_reward"}
+_PRIVATE = {
+    *("model", "start_adapter", "data", "validation", "test"),
+    *("reward", "lenient_reward", "shadow_reward"),
+}
 """Settings that name files of this machine; clients see the others."""
 
 
@@ -31,7 +34,7 @@ def run_job(
     os.nice(niceness)
     write_mark(folder)
     try:
-        left = _train(folder)
+        outcome = _train(folder)
     except TunestoneError as error:
         _end_with(folder, error, code=error.code, message=error.message)
     except Exception as error:  # noqa: BLE001 - the one boundary of this process
@@ -40,11 +43,11 @@ def run_job(
         message = f"Our own fault: {fault} ({Path(where.filename).name}:{where.lineno})."
         _end_with(folder, error, code="internal_error", message=message)
     else:
-        write_outcome(folder, ok=True, left=left)
+        write_outcome(folder, ok=True, **outcome)
 
 
-def _train(folder: Path) -> bool:
-    """Train the job's run; whether it was left on request."""
+def _train(folder: Path) -> dict[str, bool]:
+    """Train the job's run; whether it was `left` on request, and whether an alert `paused` it."""
     from tunestone.core.run import Watch, create, execute
 
     path = folder / "run"
@@ -55,6 +58,7 @@ def _train(folder: Path) -> bool:
         config, origins = resolve(layers=[("the job", read_json(folder / "train.json"))])
         run = create(path, config, origins, task=folder.name)
     asked: list[int] = []
+    paused: list[bool] = []
 
     def planned(trainer: Any, heldout: int, cost: Any) -> None:
         # From here on SIGTERM ends the step first; before, nothing is lost by dying of it.
@@ -68,8 +72,9 @@ def _train(folder: Path) -> bool:
         step=_print_step,
         stop_requested=lambda: bool(asked) or run.stop_requested(),
         leave_on_request=True,
+        paused=lambda: paused.append(True),
     )
-    return execute(run, watch) is None
+    return {"left": execute(run, watch) is None, "paused": bool(paused)}
 
 
 def _tell_plan(run: RunFolder, trainer: Any, heldout: int, cost: Any) -> None:
@@ -96,7 +101,7 @@ def _tell_scores(run: RunFolder, name: str, scores: Any) -> None:
     run.event("measured", message, model=name, reward=mean, binary=scores.binary, count=count)
     alert = judge_base(scores.rewards) if name == "base" else None
     if alert is not None:
-        run.event("alert", alert.message, code=alert.code, step=0)
+        run.event("alert", alert.message, **alert.details())
 
 
 def _print_step(record: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The commands that train, compare and hand out models."""
+"""The commands that train and hand out models."""
 
 import importlib.util
 import shutil
@@ -31,8 +31,9 @@ from tunestone.cli.app import (
 )
 from tunestone.config import Origins, TrainConfig, read_toml, resolve
 from tunestone.errors import ConfigError, DataError, ModelError, RunError
-from tunestone.recipes import load_recipe
-from tunestone.runlog import RunFolder, read_lines, write_json
+from tunestone.recipes import Splits, load_recipe
+from tunestone.reports.evaluation import number
+from tunestone.runlog import RunFolder, read_lines
 
 
 @app.command()
@@ -42,7 +43,7 @@ def quickstart(
     assignments: Assignments = None,
 ) -> None:
     """Train the embedded model on word problems and prove the gain: about five minutes."""
-    _execute_new(_create("word_problems", None, {"seed": seed}, assignments or [], out))
+    _execute_new(create_run("word_problems", None, {"seed": seed}, assignments or [], out))
 
 
 @app.command()
@@ -68,7 +69,7 @@ def train(
     }
     given = {key: value for key, value in options.items() if value}
     if resume is None:
-        _execute_new(_create(recipe, config, given, assignments or [], out))
+        _execute_new(create_run(recipe, config, given, assignments or [], out))
         return
     if recipe or config or given or assignments or out:
         raise RunError(
@@ -76,23 +77,6 @@ def train(
             remedy="Leave the other options out, or start a new run with them.",
         )
     _execute(RunFolder.open(resume))
-
-
-@app.command(name="eval")
-def evaluate(
-    run_path: RunPath,
-    data: Annotated[str, typer.Option(help="JSONL file; default: the run's test file.")] = "",
-    reward: Annotated[str, typer.Option(help="Default: the run's reward.")] = "",
-) -> None:
-    """Compare base and tuned model of a run on held-out prompts."""
-    from tunestone.core.run import evaluate_run
-
-    run = RunFolder.open(run_path)
-    report = evaluate_run(run, data=data, reward=reward, say=say)
-    path = run.path / f"eval-{Path(report['heldout']).stem}.json"
-    write_json(path, report)
-    terminal.print_report(console, report)
-    console.print(Text(f"\nWritten to {_near(path)}"))
 
 
 @app.command()
@@ -149,7 +133,7 @@ def show_config(
     assignments: Assignments = None,
 ) -> None:
     """Print the effective settings as TOML, each with its origin and meaning."""
-    effective, origins, _ = _resolve(recipe, config, {}, assignments or [])
+    effective, origins, _ = resolve_task(recipe, config, {}, assignments or [])
     for name, field in TrainConfig.model_fields.items():
         value = getattr(effective, name)
         line = f"# {name} is empty" if value is None else tomli_w.dumps({name: value}).strip()
@@ -164,7 +148,7 @@ def version() -> None:
     console.print(tunestone.__version__)
 
 
-def _create(
+def create_run(
     recipe_name: str,
     config_file: Path | None,
     options: Mapping[str, Any],
@@ -172,25 +156,28 @@ def _create(
     out: Path | None,
 ) -> RunFolder:
     """A new run folder from all the places settings come from."""
-    config, origins, task = _resolve(recipe_name, config_file, options, assignments)
+    config, origins, task = resolve_task(recipe_name, config_file, options, assignments)
     if importlib.util.find_spec("torch") is None:
         raise RunError("torch is not installed.", remedy="pip install torch")
     from tunestone.core.run import create
 
-    splits = load_recipe(recipe_name).generate(config.seed) if recipe_name else {}
-    if config.data:
-        splits = {}  # data of one's own with a recipe's reward and settings
+    splits: Splits = {}
+    if recipe_name and not config.data:  # data of one's own goes with a recipe's settings too
+        recipe = load_recipe(recipe_name)
+        recipe.refuse_hopeless(config.model)
+        splits = recipe.generate(config.seed)
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     path = out or Path("runs") / f"{task}-{stamp}"
     return create(path, config, origins, task=task, splits=splits)
 
 
-def _resolve(
+def resolve_task(
     recipe_name: str,
     config_file: Path | None,
     options: Mapping[str, Any],
     assignments: list[str],
 ) -> tuple[TrainConfig, Origins, str]:
+    """Settings from all the places they come from, the origin of each, and the task's name."""
     layers: list[tuple[str, Mapping[str, Any]]] = []
     task = "run"
     if recipe_name:
@@ -206,9 +193,15 @@ def _resolve(
 
 
 def _execute_new(run: RunFolder) -> None:
-    """Like `_execute`; a run whose data, model or settings are refused leaves no folder."""
-    try:
+    with removed_if_refused(run):
         _execute(run)
+
+
+@contextmanager
+def removed_if_refused(run: RunFolder) -> Iterator[None]:
+    """A new run whose data, model or settings are refused leaves no folder."""
+    try:
+        yield
     except (ConfigError, DataError, ModelError):
         if not any(run.checkpoints.iterdir()):
             shutil.rmtree(run.path)
@@ -220,13 +213,13 @@ def _execute(run: RunFolder) -> None:
     from tunestone.core.run import Watch, execute
 
     console.print(Text(f"Run folder: {_near(run.path)}"))
-    with _interrupts() as interrupted:
+    with interrupts() as interrupted:
         watch = Watch(
             say=say,
             planned=lambda trainer, heldout, cost: _print_plan(run, trainer, heldout, cost),
             measured=lambda name, scores: say(
                 f"{name.capitalize()} model on {len(scores.rewards)} held-out prompts: "
-                f"{terminal.number(scores.mean_reward, share=scores.binary)}"
+                f"{number(scores.mean_reward, share=scores.binary)}"
             ),
             step=terminal.StepLines(console),
             stop_requested=lambda: interrupted() or run.stop_requested(),
@@ -243,7 +236,7 @@ def _execute(run: RunFolder) -> None:
     spent = sum(report["seconds"][phase] for phase in ("prepare", "base", "train", "tuned"))
     lines = (
         f"Adapter: {_near(run.adapter)}",
-        f"Report:  {_near(run.path / 'report.json')}",
+        f"Report:  {_near(run.path / 'report.html')}",
         f"Time:    {terminal.duration(spent)} minutes",
     )
     console.print(Text("\n" + "\n".join(lines)))
@@ -262,7 +255,7 @@ def _print_plan(run: RunFolder, trainer: Any, heldout: int, cost: Any) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Ctrl-C once asks the run to end after its step; twice ends it now."""
     asked: list[int] = []
 
@@ -295,8 +288,8 @@ def _describe(run: RunFolder) -> dict[str, str]:
         **row,
         "state": f"stopped: {report['stopped']}" if report["stopped"] else "done",
         "steps": steps,
-        "base": terminal.number(report["base"]["accuracy"], share=report["score"] == "accuracy"),
-        "tuned": terminal.number(report["tuned"]["accuracy"], share=report["score"] == "accuracy"),
+        "base": number(report["base"]["accuracy"], share=report["score"] == "accuracy"),
+        "tuned": number(report["tuned"]["accuracy"], share=report["score"] == "accuracy"),
         "gain": "–" if gain is None else f"{100 * gain:+.0f} %",
     }
 

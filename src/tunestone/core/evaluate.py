@@ -1,17 +1,15 @@
-"""Base against tuned: the same held-out prompts, greedy, paired.
+"""Held-out prompts answered greedily and graded, with whatever network a sampler holds.
 
-`score` answers and grades prompts with whatever network a sampler holds; `compare` turns two such
-scores into a report with intervals and a paired test. For rewards of 0 and 1 the mean is an
-accuracy (Wilson interval, Newcombe's for the difference, exact McNemar); for others the paired
-bootstrap and a permutation test are used.
+The loop validates with `answer`; base and tuned model are measured with `score` (`measure.py`), and
+`comparison.py` sets the two against each other.
 """
 
 import statistics
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tunestone import stats
 from tunestone.config import TrainConfig
 from tunestone.core.constraint import answer_grammar
 from tunestone.core.model import BaseModel
@@ -34,6 +32,8 @@ class Answered:
 
     completions: list[Completion]
     grades: list[Grade]
+    seconds: float
+    """Wall time of answering, all examples together; grading is not in it."""
 
     @property
     def errors(self) -> int:
@@ -59,6 +59,9 @@ class Scores:
     failed: list[int]
     """Positions of the examples whose grading failed."""
     lenient_errors: int = 0
+    seconds: float = 0.0
+    """Wall time of answering, all examples together; grading is not in it."""
+    prompt_ids: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -103,16 +106,18 @@ def score(
     """Greedy completions of `examples`, graded. Raises RewardError when most grades fail."""
     answered = answer(sampler, examples, grader, config)
     completions, grades = answered.completions, answered.grades
-    samples = _samples(examples, completions)
+    samples = samples_of(examples, completions)
     lenient_grades = lenient_grader.grade(samples) if lenient_grader is not None else []
     refuse_failing(lenient_grades)
     return Scores(
         texts=[completion.text for completion in completions],
-        rewards=_rewards(grades),
-        lenient=_rewards(lenient_grades) if lenient_grades else None,
+        rewards=rewards_of(grades),
+        lenient=rewards_of(lenient_grades) if lenient_grades else None,
         lengths=[len(completion.tokens) for completion in completions],
         failed=[i for i, grade in enumerate(grades) if grade.reward is None],
         lenient_errors=sum(grade.reward is None for grade in lenient_grades),
+        seconds=answered.seconds,
+        prompt_ids=[example.prompt.id for example in examples],
     )
 
 
@@ -126,14 +131,17 @@ def answer(
         stop=config.stop,
         grammar=answer_grammar(config.response_format),
     )
+    start = time.perf_counter()
     groups = sampler.sample([example.tokens for example in examples], 1, params)
+    seconds = time.perf_counter() - start
     completions = [completion for (completion,) in groups]
-    grades = grader.grade(_samples(examples, completions))
+    grades = grader.grade(samples_of(examples, completions))
     refuse_failing(grades)
-    return Answered(completions, grades)
+    return Answered(completions, grades, seconds)
 
 
-def _samples(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Sample]:
+def samples_of(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Sample]:
+    """What a grader gets to see of one completion for each example."""
     return [
         Sample(example.prompt, completion.text, completion.finish_reason == "length")
         for example, completion in zip(examples, completions, strict=True)
@@ -151,82 +159,8 @@ def refuse_failing(grades: Sequence[Grade]) -> None:
         )
 
 
-def _rewards(grades: Sequence[Grade]) -> list[float]:
+def rewards_of(grades: Sequence[Grade]) -> list[float]:
     """Rewards with the lowest one, at most 0, in place of a failed grade: to fail never pays."""
     given = [grade.reward for grade in grades if grade.reward is not None]
     worst = min(0.0, *given) if given else 0.0
     return [worst if grade.reward is None else grade.reward for grade in grades]
-
-
-def compare(examples: Sequence[Example], base: Scores, tuned: Scores) -> dict[str, Any]:
-    """The numbers of report.json. `relative_gain` is None unless the base scored above 0."""
-    binary = base.binary and tuned.binary
-    gained = [b < t for b, t in zip(base.rewards, tuned.rewards, strict=True)]
-    lost = [b > t for b, t in zip(base.rewards, tuned.rewards, strict=True)]
-    difference = tuned.mean_reward - base.mean_reward
-    low, high = stats.paired_difference_interval(base.rewards, tuned.rewards)
-    if binary:
-        test, p_value = "exact McNemar", stats.mcnemar_exact(sum(lost), sum(gained))
-    else:
-        test = "paired sign-flip permutation"
-        p_value = stats.paired_permutation_p(base.rewards, tuned.rewards)
-    return {
-        "n": len(examples),
-        "score": "accuracy" if binary else "mean reward",
-        "base": _summary(base, binary=binary),
-        "tuned": _summary(tuned, binary=binary),
-        "difference": difference,
-        "difference_ci95": [low, high],
-        "relative_gain": difference / base.mean_reward if base.mean_reward > 0 else None,
-        "test": test,
-        "p_value": p_value,
-        "gained": sum(gained),
-        "lost": sum(lost),
-        "examples": _before_and_after(examples, base, tuned),
-        "regressions": [
-            example.prompt.id for example, worse in zip(examples, lost, strict=True) if worse
-        ],
-    }
-
-
-def _summary(scores: Scores, *, binary: bool) -> dict[str, Any]:
-    count = len(scores.rewards)
-    return {
-        "accuracy": scores.mean_reward,
-        "ci95": list(stats.wilson_interval(round(sum(scores.rewards)), count)) if binary else None,
-        "lenient_accuracy": sum(scores.lenient) / count if scores.lenient else None,
-        "lenient_ci95": _lenient_interval(scores.lenient),
-        "length_mean": sum(scores.lengths) / count,
-        "grade_errors": scores.errors,
-        "lenient_grade_errors": scores.lenient_errors,
-    }
-
-
-def _lenient_interval(lenient: Sequence[float] | None) -> list[float] | None:
-    if not lenient or not set(lenient) <= {0.0, 1.0}:
-        return None
-    return list(stats.wilson_interval(round(sum(lenient)), len(lenient)))
-
-
-def _before_and_after(
-    examples: Sequence[Example], base: Scores, tuned: Scores, count: int = 3
-) -> list[Mapping[str, Any]]:
-    """A few prompts answered by both, the first of each kind: gained, lost, same."""
-    change = [t - b for b, t in zip(base.rewards, tuned.rewards, strict=True)]
-    kinds = [
-        next((i for i, c in enumerate(change) if c > 0), None),
-        next((i for i, c in enumerate(change) if c < 0), None),
-        next((i for i, c in enumerate(change) if c == 0), None),
-    ]
-    chosen = [i for i in kinds if i is not None]
-    chosen += [i for i in range(len(examples)) if i not in chosen]
-    return [
-        {
-            "prompt": examples[i].prompt.messages[-1]["content"],
-            "base": base.texts[i],
-            "tuned": tuned.texts[i],
-            "base_reward": base.rewards[i],
-            "tuned_reward": tuned.rewards[i],
-        }
-        for i in chosen[:count]
-    ]

@@ -60,12 +60,15 @@ class Learner:
         ]
         batches = self._pack(keep)
         metrics = {"loss": 0.0, "gradient_norm": 0.0, "tree_nodes": 0.0, "padded_positions": 0.0}
+        metrics["sampling_gap"] = 0.0
         sums: dict[str, float] = {}
         passes = self._config.updates_per_batch if batches else 0
-        for _ in range(passes):
+        for number in range(passes):
             metrics["loss"] = 0.0
             for batch in batches:
                 self._accumulate(batch, metrics, sums)
+            if number == 0:  # later, the weights are not those that sampled
+                metrics["sampling_gap"] = sums["sampling_gap"] / max(1.0, sums["tokens"])
             metrics["gradient_norm"] = self._step(learning_rate)
         tokens = max(1.0, sums.get("tokens", 0.0))
         metrics["clip_share"] = sums.get("clipped", 0.0) / tokens
@@ -104,7 +107,8 @@ class Learner:
         }
 
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `optimizer_tensors` gave."""
+        """Put back what `optimizer_tensors` gave, of an optimizer that has not stepped too."""
+        self.optimizer.state.clear()
         for name, parameter in self._policy.trainable.items():
             keys = ("step", "exp_avg", "exp_avg_sq")
             if f"optimizer.step.{name}" in tensors:
@@ -170,6 +174,7 @@ class Learner:
         )
         loss.backward()
         metrics["loss"] += float(loss.detach())
+        counts["sampling_gap"] = float((logprobs_R.detach() - tokens.sampled_R).abs().sum())
         for name, value in counts.items():
             sums[name] = sums.get(name, 0.0) + value
 

@@ -1,9 +1,9 @@
 """Memory that a training process keeps, and memory that it does not need.
 
-A step allocates and frees gigabytes. By default glibc gives large pieces back at once, and each step
-pays hundreds of thousands of page faults; told to keep them, a process has what it has had at its
-highest until it ends. oneDNN keeps the code it made for the last thousand shapes; numbers of nodes
-seldom repeat, so a hundred serve as well and a run's memory stays where it is.
+A step allocates and frees gigabytes. By default glibc gives large pieces back at once, and each
+step pays hundreds of thousands of page faults; told to keep them, a process has what it has had at
+its highest until it ends. oneDNN keeps the code it made for the last thousand shapes; numbers of
+nodes seldom repeat, so a hundred serve as well and a run's memory stays where it is.
 """
 
 import ctypes

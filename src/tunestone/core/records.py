@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tunestone.core.evaluate import Answered, Example
+from tunestone.rewards.ready.penalties import score_repetition
 from tunestone.types import Completion, Grade
 
 _LARGEST_EXPONENT = 700.0  # of a float
@@ -29,6 +30,8 @@ class Graded:
     completions_G: list[Completion]
     grades_G: list[Grade] = field(default_factory=list)
     advantages_G: list[float | None] = field(default_factory=list)
+    shadows_G: list[Grade | None] = field(default_factory=list)
+    """What the shadow reward gave; None for a completion it was not asked about, empty without."""
 
     @property
     def has_signal(self) -> bool:
@@ -45,6 +48,11 @@ def describe(graded_P: Sequence[Graded]) -> dict[str, Any]:
     grades = [g for graded in graded_P for g in graded.grades_G]
     advantages = [a for graded in graded_P for a in graded.advantages_G if a is not None]
     rewards = [g.reward for g in grades if g.reward is not None]
+    cut = [
+        grade.reward
+        for completion, grade in zip(completions, grades, strict=True)
+        if completion.finish_reason == "length" and grade.reward is not None
+    ]
     prompts = [len(graded.example.tokens) for graded in graded_P]
     entropies = [e for c in completions for e in c.entropies]
     return {
@@ -55,7 +63,10 @@ def describe(graded_P: Sequence[Graded]) -> dict[str, Any]:
         "advantage_mean": statistics.fmean(advantages),
         "groups": len(graded_P),
         "signal_share": sum(graded.has_signal for graded in graded_P) / len(graded_P),
+        "identical_share": identical_share(graded_P),
+        "truncated_reward_mean": statistics.fmean(cut) if cut else None,
         "grade_errors": len(grades) - len(rewards),
+        **describe_shadow(graded_P),
         **describe_grades(grades),
         **describe_seconds(grades),
         "prompt_length_mean": statistics.fmean(prompts),
@@ -64,6 +75,26 @@ def describe(graded_P: Sequence[Graded]) -> dict[str, Any]:
         **describe_completions(completions),
         "entropy": statistics.fmean(entropies),
         **peak_memory(),
+    }
+
+
+def identical_share(graded_P: Sequence[Graded]) -> float:
+    """Share of the completions that another one of their group equals, word for word."""
+    counts = [Counter(c.text for c in graded.completions_G) for graded in graded_P]
+    alike = sum(count for texts in counts for count in texts.values() if count > 1)
+    return alike / sum(texts.total() for texts in counts)
+
+
+def describe_shadow(graded_P: Sequence[Graded]) -> dict[str, Any]:
+    """What a second, held-out grader says of the same completions; nothing without one."""
+    grades = [grade for graded in graded_P for grade in graded.shadows_G if grade is not None]
+    if not grades:
+        return {}
+    rewards = [grade.reward for grade in grades if grade.reward is not None]
+    return {
+        "shadow_reward_mean": statistics.fmean(rewards) if rewards else None,
+        "shadow_graded": len(grades),
+        "shadow_errors": len(grades) - len(rewards),
     }
 
 
@@ -79,6 +110,9 @@ def describe_completions(completions: Sequence[Completion]) -> dict[str, Any]:
         "length_max": max(lengths),
         "reasoning_length_mean": statistics.fmean(map(reasoning_length, completions)),
         "truncated_share": sum(c.finish_reason == "length" for c in completions) / len(completions),
+        "repetition_share": statistics.fmean(
+            score_repetition(c.text)[1]["repetition"] for c in completions
+        ),
         "perplexity": math.exp(min(surprise, _LARGEST_EXPONENT)),
     }
 
@@ -192,6 +226,7 @@ def sample_records(step: int, graded_P: Sequence[Graded]) -> Iterator[dict[str, 
     for graded in graded_P:
         members = zip(graded.completions_G, graded.grades_G, graded.advantages_G, strict=True)
         for index, (completion, grade, advantage) in enumerate(members):
+            shadow = graded.shadows_G[index] if graded.shadows_G else None
             yield {
                 "step": step,
                 "prompt_id": graded.example.prompt.id,
@@ -205,4 +240,9 @@ def sample_records(step: int, graded_P: Sequence[Graded]) -> Iterator[dict[str, 
                 "metrics": dict(grade.metrics),
                 "tokens": list(completion.tokens),
                 "logprobs": [round(value, 5) for value in completion.logprobs],
+                **({} if shadow is None else _shadow_fields(shadow)),
             }
+
+
+def _shadow_fields(shadow: Grade) -> dict[str, Any]:
+    return {"shadow_reward": shadow.reward, "shadow_error": shadow.error}

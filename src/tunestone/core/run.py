@@ -8,24 +8,26 @@ import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import tunestone
 from tunestone.config import Origins, TrainConfig
 from tunestone.core.checkpoint import writing_weights
-from tunestone.core.evaluate import Example, Scores, compare, score
+from tunestone.core.comparison import compare
+from tunestone.core.evaluate import Example, Scores
 from tunestone.core.forecast import Forecast, forecast
+from tunestone.core.loop_state import LoopState
+from tunestone.core.measure import Measured, count_drawn, measure
 from tunestone.core.model import BaseModel, load_base, with_adapter
-from tunestone.core.prepare import available_threads, load_heldout, open_sampler, prepare
+from tunestone.core.prepare import available_threads, load_heldout, prepare
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
 from tunestone.errors import ConfigError, RunError
-from tunestone.health import HealthWatch
+from tunestone.health.watch import told_alerts
+from tunestone.reports.files import remove_report, write_report
 from tunestone.rewards.grader import fingerprint_reward, open_grader
 from tunestone.rewards.spec import Context
 from tunestone.runlog import RunFolder, read_json, read_lines, write_json
@@ -35,11 +37,12 @@ _FILES = ("data", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class _Rewards:
+class Rewards:
     """The graders of a run."""
 
     grader: Grader
     lenient: Grader | None
+    shadow: Grader | None
     sha256: str
     """Of the reward that is trained on: scores of another one cannot be compared."""
 
@@ -55,6 +58,8 @@ class Watch:
     stop_requested: Callable[[], bool]
     leave_on_request: bool = False
     """A stop on request leaves a checkpoint and neither result nor report, which is quick."""
+    paused: Callable[[], None] = lambda: None
+    """Called when the run was left because an alert was to pause it."""
 
 
 def create(
@@ -77,7 +82,7 @@ def create(
         )
     with ExitStack() as stack:  # refuse a broken reward before anything is written
         context = Context(folder=Path.cwd(), sandbox=config.sandbox)
-        for written in (config.reward, config.lenient_reward):
+        for written in (config.reward, config.lenient_reward, config.shadow_reward):
             if written:
                 open_grader(written, context, stack)
     for name in _FILES:
@@ -143,46 +148,61 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any] | None:
         clock = Stopwatch()
         with clock("prepare"):
             say = _recorded(run, watch.say)
-            rewards = _open_rewards(run, config, stack, say)
+            rewards = open_rewards(run, config, stack, say)
             trainer = prepare(run, config, rewards.grader, say, reward_sha256=rewards.sha256)
+            trainer = replace(trainer, shadow_grader=rewards.shadow)
             heldout = _heldout(trainer, watch)
-            (run.path / "report.json").unlink(missing_ok=True)  # it speaks of an earlier end
-            watch.planned(trainer, len(heldout), forecast(trainer, len(heldout)))
+            remove_report(run.path)  # it speaks of an earlier end
+            answers = len(heldout) + count_drawn(config, len(heldout))
+            watch.planned(trainer, len(heldout), forecast(trainer, answers))
         with clock("base"):
-            base = _base_scores(run, trainer, heldout, rewards.lenient)
-        watch.measured("base", base)
+            base = _measure_base(run, trainer, heldout, rewards.lenient)
+        watch.measured("base", base.greedy)
         if watch.leave_on_request and watch.stop_requested():
             return None
         with clock("train"):
             state = trainer.train(
-                watch=_watching_health(run, watch),
+                watch=watch.step,
                 stop_requested=watch.stop_requested,
+                tell=lambda alert: watch.say(f"Alert ({alert.code}): {alert.message}"),
                 leave_on_request=watch.leave_on_request,
             )
         if watch.leave_on_request and state.stopped_on_request:
+            if state.paused:
+                watch.paused()
             return None
         with clock("tuned"):
-            tuned = score(
+            tuned = measure(
                 trainer.sampler, heldout, rewards.grader, config, lenient_grader=rewards.lenient
             )
-        watch.measured("tuned", tuned)
+        write_json(run.path / "tuned.json", tuned.as_record())
+        watch.measured("tuned", tuned.greedy)
+        training = [example.prompt for example in trainer.training]
         report = {
             "task": record["task"],
-            **compare(heldout, base, tuned),
-            "heldout": config.test or "validation (it chose the checkpoint too: optimistic)",
-            "model": config.model,
-            "adapter": str(run.adapter),
-            "seed": config.seed,
-            "steps": state.step,
-            "best_step": state.best_step,
-            "stopped": state.stopped or None,
+            **compare(heldout, base, tuned, training=training),
+            **_circumstances(run, config, state),
             "seconds": {**clock.seconds, **_seconds_by_phase(run)},
-            "versions": versions(),
-            "threads": config.threads,
         }
-        write_json(run.path / "report.json", report)
+        write_report(run.path, report)
         run.event("reported", f"Report written; difference {report['difference']:+.3f}.")
         return report
+
+
+def _circumstances(run: RunFolder, config: TrainConfig, state: LoopState) -> dict[str, Any]:
+    """What the report's numbers come from."""
+    return {
+        "heldout": config.test or "validation (it chose the checkpoint too: optimistic)",
+        "model": config.model,
+        "adapter": str(run.adapter),
+        "seed": config.seed,
+        "steps": state.step,
+        "best_step": state.best_step,
+        "stopped": state.stopped or None,
+        "alerts": told_alerts(read_lines(run.events)),
+        "versions": versions(),
+        "threads": config.threads,
+    }
 
 
 def run_config(run: RunFolder) -> TrainConfig:
@@ -218,33 +238,6 @@ def _refuse_unfinished(run: RunFolder) -> None:
         raise RunError(f"'{run.path}' has no result yet.", remedy="Continue it with --resume.")
 
 
-def evaluate_run(
-    run: RunFolder, *, data: str, reward: str, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Base against tuned on `data` (default: the run's test file, else its validation file)."""
-    config = run_config(run)
-    torch.set_num_threads(config.threads)
-    path = data or config.test or config.validation
-    if not path:
-        raise RunError("This run names no held-out file.", remedy="Give one with --data.")
-    tuned = load_tuned(run)
-    heldout = load_heldout(tuned, Path(path), config, say)
-    longest = config.max_prompt_tokens + config.max_completion_tokens
-    with ExitStack() as stack:
-        if reward:
-            context = Context(folder=Path.cwd(), sandbox=config.sandbox)
-            grader, lenient = open_grader(reward, context, stack), None
-        else:
-            rewards = _open_rewards(run, config, stack, say)
-            grader, lenient = rewards.grader, rewards.lenient
-        scores = [
-            score(open_sampler(m, longest=longest), heldout, grader, config, lenient_grader=lenient)
-            for m in (load_base(config.model), tuned)
-        ]
-    report = compare(heldout, *scores)
-    return {"task": run.config()["task"], **report, "heldout": path, "model": config.model}
-
-
 def versions() -> dict[str, str]:
     """Versions that decide the numbers."""
     packages = ("torch", "transformers", "peft", "numpy", "safetensors")
@@ -273,34 +266,22 @@ def _recorded(run: RunFolder, say: Callable[[str], None]) -> Callable[[str], Non
     return note
 
 
-def _open_rewards(
+def open_rewards(
     run: RunFolder, config: TrainConfig, stack: ExitStack, say: Callable[[str], None]
-) -> _Rewards:
+) -> Rewards:
     """The run's rewards, from the folder it was created in."""
     folder = Path(run.config()["folder"])
     context = Context(folder=folder, sandbox=config.sandbox, cache=run.path / "judge")
-    rewards = _Rewards(
+    rewards = Rewards(
         grader=open_grader(config.reward, context, stack),
         lenient=(
             open_grader(config.lenient_reward, context, stack) if config.lenient_reward else None
         ),
+        shadow=open_grader(config.shadow_reward, context, stack) if config.shadow_reward else None,
         sha256=fingerprint_reward(config.reward, context),
     )
     context.tell_sandbox(say)
     return rewards
-
-
-def _watching_health(run: RunFolder, watch: Watch) -> Callable[[Mapping[str, Any]], None]:
-    """Shows a step, and tells signs that the run goes wrong."""
-    health = HealthWatch(read_lines(run.metrics))
-
-    def step(record: Mapping[str, Any]) -> None:
-        watch.step(record)
-        for alert in health.add(record):
-            run.event("alert", alert.message, code=alert.code, step=record["step"])
-            watch.say(f"Alert ({alert.code}): {alert.message}")
-
-    return step
 
 
 def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:
@@ -310,21 +291,24 @@ def _heldout(trainer: Trainer, watch: Watch) -> list[Example]:
     return load_heldout(trainer.policy.base, Path(config.test), config, watch.say)
 
 
-def _base_scores(
+def _measure_base(
     run: RunFolder, trainer: Trainer, heldout: list[Example], lenient: Grader | None
-) -> Scores:
-    """The base's scores; a resumed run reads what was measured before it began to train.
+) -> Measured:
+    """The base on the held-out prompts; a resumed run reads what was measured before it trained.
 
-    If the reward's file has changed since, they are measured again: the policy still is the base.
+    If the reward's file has changed since, or an earlier version drew no answers, they are measured
+    again: the policy still is the base.
     """
-    kept = run.path / "base.json"
+    kept, config = run.path / "base.json", trainer.config
     if kept.is_file():
         record = read_json(kept)
-        if record.pop("reward_sha256") == trainer.reward_sha256:
-            return Scores(**record)
-    scores = score(trainer.sampler, heldout, trainer.grader, trainer.config, lenient_grader=lenient)
-    write_json(kept, {**asdict(scores), "reward_sha256": trainer.reward_sha256})
-    return scores
+        same = record.pop("reward_sha256") == trainer.reward_sha256
+        measured = Measured.from_record(record)
+        if same and (measured.drawn is not None) == (config.test_samples > 0):
+            return measured
+    measured = measure(trainer.sampler, heldout, trainer.grader, config, lenient_grader=lenient)
+    write_json(kept, {**measured.as_record(), "reward_sha256": trainer.reward_sha256})
+    return measured
 
 
 def _seconds_by_phase(run: RunFolder) -> dict[str, float]:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from tunestone.core.checkpoint import (
 )
 from tunestone.core.constraint import answer_grammar
 from tunestone.core.evaluate import Example, answer, refuse_failing
+from tunestone.core.guard import Guard, rollback_window
 from tunestone.core.learner import Group, Learner
+from tunestone.core.loop_state import ON_REQUEST, LoopState
 from tunestone.core.loss import ALGORITHMS
 from tunestone.core.model import Policy
 from tunestone.core.records import (
@@ -37,35 +39,15 @@ from tunestone.core.records import (
 )
 from tunestone.core.sampler import CompletionSampler, SamplingParams
 from tunestone.errors import RewardError
+from tunestone.health.watch import Alert
 from tunestone.runlog import RunFolder, append_lines
 from tunestone.types import Grader, Sample
 
 _ORDER, _DRAW = 1, 2  # purposes of random numbers, part of every seed
-_ON_REQUEST = "stop requested"
 _BEST = 3
 """Checkpoints that are kept besides the last, by validation reward (as OpenAI's service does)."""
-
-
-@dataclass(slots=True)
-class LoopState:
-    """What the loop carries from step to step, besides weights and optimizer."""
-
-    step: int = 0
-    drawn: int = 0
-    """Prompts taken from the endless shuffled stream so far."""
-    best_step: int = 0
-    best_reward: float = -math.inf
-    ranking: list[tuple[int, float]] = field(default_factory=list)
-    """Steps with their validation rewards, the best three, best first; not the untrained base."""
-    stale: int = 0
-    """Validations since the best one."""
-    stopped: str = ""
-    """Why the run ended before its last step."""
-
-    @property
-    def stopped_on_request(self) -> bool:
-        """Whether someone asked for the end, so that the run may go on later."""
-        return self.stopped == _ON_REQUEST
+_SHADOWED = 64
+"""Completions of a step that the shadow reward is asked about: it may be a judge that costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +66,25 @@ class Trainer:
     validation: Sequence[Example]
     steps: int
     eval_every: int
+    shadow_grader: Grader | None = None
+    """Never trained on; see `shadow_reward`."""
 
     def train(
         self,
         *,
         watch: Callable[[Mapping[str, Any]], None],
         stop_requested: Callable[[], bool],
+        tell: Callable[[Alert], None] = lambda alert: None,
         leave_on_request: bool = False,
     ) -> LoopState:
         """Run to the end and leave the best weights in the policy; returns the final state.
 
-        `leave_on_request`: a stop on request leaves a checkpoint and nothing else, which is quick.
+        `watch` sees each step, `tell` each sign of trouble. `leave_on_request`: a stop on request
+        leaves a checkpoint and nothing else, which is quick.
         """
         state = self._restore()
+        guard = Guard(self.run, self.config, restore=self._load, tell=tell)
+        guard.open(state)
         while state.step < self.steps and not state.stopped:
             state.step += 1
             clock = Stopwatch()
@@ -113,15 +101,19 @@ class Trainer:
                     self._compare(fresh_P)
                 graded_P += fresh_P
             self._refuse_failing(state, graded_P)
+            with clock("grade"):
+                self._grade_shadow(graded_P)
             with clock("learn"):  # make the better ones likelier
                 learned = self._learn(state, graded_P)
             if self._is_evaluation(state.step):
                 with clock("validate"):
                     learned |= self._validate(state)
             if stop_requested() and not state.stopped:
-                state.stopped = _ON_REQUEST
-            watch(self._log(state, graded_P, learned, clock))
-            if self._is_evaluation(state.step) or state.stopped:
+                state.stopped = ON_REQUEST
+            record, samples = self._log(state, graded_P, learned, clock)
+            watch(record)
+            guard.heed(state, record, samples)
+            if self._is_evaluation(state.step) or state.stopped or state.rolled_back:
                 self._save(state)
         if leave_on_request and state.stopped_on_request:
             return state
@@ -154,14 +146,21 @@ class Trainer:
 
     def _grade(self, graded_P: Sequence[Graded]) -> None:
         size = self.config.group_size
-        samples = [
-            Sample(graded.example.prompt, completion.text, completion.finish_reason == "length")
-            for graded in graded_P
-            for completion in graded.completions_G
-        ]
-        grades = self.grader.grade(samples)
+        grades = self.grader.grade([_sample(x, g) for x in graded_P for g in range(size)])
         for p, graded in enumerate(graded_P):
             graded.grades_G = grades[p * size : (p + 1) * size]
+
+    def _grade_shadow(self, graded_P: Sequence[Graded]) -> None:
+        """Ask the shadow reward about the first completions of every group, then the second ..."""
+        if self.shadow_grader is None:
+            return
+        size = self.config.group_size
+        places = [(graded, g) for g in range(size) for graded in graded_P][:_SHADOWED]
+        grades = self.shadow_grader.grade([_sample(graded, g) for graded, g in places])
+        for graded in graded_P:
+            graded.shadows_G = [None] * size
+        for (graded, g), grade in zip(places, grades, strict=True):
+            graded.shadows_G[g] = grade
 
     def _refuse_failing(self, state: LoopState, graded_P: Sequence[Graded]) -> None:
         """Stop the run when most grades of the step failed, with the evidence in samples.jsonl."""
@@ -187,6 +186,7 @@ class Trainer:
         chosen = [x for x in graded_P if x.has_signal or not self.config.refill_limit]
         groups = [Group(list(x.example.tokens), x.completions_G, x.advantages_G) for x in chosen]
         rate = self.config.learning_rate * min(1.0, state.step / max(1, self.config.warmup_steps))
+        rate *= state.rate_factor
         return {**self.learner.update(groups, learning_rate=rate), "learning_rate": rate}
 
     def _is_evaluation(self, step: int) -> bool:
@@ -219,7 +219,8 @@ class Trainer:
         graded_P: Sequence[Graded],
         learned: Mapping[str, Any],
         clock: "Stopwatch",
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The step's line of metrics.jsonl and its lines of samples.jsonl, written."""
         record: dict[str, Any] = {
             "step": state.step,
             "steps": self.steps,
@@ -229,13 +230,17 @@ class Trainer:
             "seconds": clock.seconds,
         }
         record["tokens_per_second"] = record["completion_tokens"] / clock.seconds["sample"]
+        samples = list(sample_records(state.step, graded_P))
         append_lines(self.run.metrics, [record])
-        append_lines(self.run.samples, list(sample_records(state.step, graded_P)))
-        return record
+        append_lines(self.run.samples, samples)
+        return record, samples
 
     def _save(self, state: LoopState) -> None:
         tensors = {f"weights.{name}": value for name, value in self.policy.weights().items()}
         tensors |= self.learner.optimizer_tensors()
+        window = rollback_window(self.config)
+        if window and (self._is_evaluation(state.step) or state.rolled_back):
+            state.note_checkpoint(window)  # not those of stops: they would change the run's course
         record = {
             "loop": asdict(state),
             "log_lengths": self.run.lengths(),
@@ -244,7 +249,7 @@ class Trainer:
         result = self.policy.save if state.step else None  # step 0 is the base, or where it starts
         save_checkpoint(self.run.checkpoints, state.step, tensors, record, save_result=result)
         ranked = [step for step, _ in state.ranking]
-        keep_only(self.run.checkpoints, {state.step, state.best_step, *ranked})
+        keep_only(self.run.checkpoints, {state.step, state.best_step, *ranked, *state.needed})
         if state.step:
             self.run.event("checkpoint", f"Checkpoint of step {state.step}.", step=state.step)
 
@@ -256,8 +261,7 @@ class Trainer:
             state = LoopState()
             self._validate_base(state)
             return state
-        self._load_weights(found.tensors)
-        self.learner.load_optimizer_tensors(found.tensors)
+        self._load(found.tensors)
         self.run.cut_back(found.state["log_lengths"])
         self.run.event("resumed", f"Continuing after step {found.step}.", step=found.step)
         state = LoopState(**found.state["loop"])
@@ -297,11 +301,22 @@ class Trainer:
         self.run.event("trained", message, step=state.step, best_step=state.best_step)
         return state
 
+    def _load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Weights and optimizer, as a checkpoint has them."""
+        self._load_weights(tensors)
+        self.learner.load_optimizer_tensors(tensors)
+
     def _load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         prefix = "weights."
         self.policy.load_weights(
             {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
+
+
+def _sample(graded: Graded, g: int) -> Sample:
+    """Completion g as a grader sees it."""
+    completion = graded.completions_G[g]
+    return Sample(graded.example.prompt, completion.text, completion.finish_reason == "length")
 
 
 class Stopwatch:

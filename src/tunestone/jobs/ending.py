@@ -50,12 +50,19 @@ def pause(session: Session, job: Job, *, step: int | None = None) -> None:
     tell(session, job.id, new_key("paused"), f"The job is paused{after}.")
 
 
-def left(session: Session, job: Job, *, told: str = "The trainer was ended; it goes on.") -> None:
-    """The trainer is gone and has left a checkpoint: as the client wished, or to go on."""
+def left(
+    session: Session,
+    job: Job,
+    *,
+    paused: bool = False,
+    told: str = "The trainer was ended; it goes on.",
+) -> None:
+    """The trainer is gone and has left a checkpoint: as the client wished, because an alert was to
+    pause it, or to go on."""
     step = job.progress.get("step")
     if job.wish == "stop":
         stop(session, job)
-    elif job.wish == "pause":
+    elif job.wish == "pause" or paused:
         pause(session, job, step=step)
     else:
         move(session, job.id, "queued", estimated_end=None)

@@ -133,7 +133,7 @@ class Follower:
         kind, step = event["kind"], event.get("step")
         key = {
             "checkpoint": f"checkpoint:{step}",
-            "alert": f"alert:{event.get('code')}",
+            "alert": f"alert:{event.get('code')}:{step}",
             "measured": f"measured:{event.get('model')}",
         }.get(kind, f"log:{number}")
         level: Level = "warn" if kind in _WARNINGS else "info"

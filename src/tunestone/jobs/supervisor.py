@@ -298,7 +298,7 @@ class Supervisor:
             if outcome is None:
                 ending.killed(session, job, self._folder(job_id), status)
             elif outcome.left:
-                ending.left(session, job)
+                ending.left(session, job, paused=outcome.paused)
             else:
                 ending.fail_by(session, job, self._folder(job_id), outcome)
         self._forget(job_id)
@@ -360,7 +360,8 @@ class Supervisor:
         if outcome is None or outcome.left:
             with self._change() as session:
                 told = "The server was shut down; the training goes on when it is back."
-                ending.left(session, _get(session, job_id), told=told)
+                paused = outcome is not None and outcome.paused
+                ending.left(session, _get(session, job_id), paused=paused, told=told)
 
     def _forget(self, job_id: str) -> None:
         self._followers.pop(job_id, None)

@@ -37,6 +37,8 @@ class Outcome:
     ok: bool
     left: bool = False
     """Whether it left on request, with a checkpoint and no result."""
+    paused: bool = False
+    """Whether the request was an alert's, for a person to look at."""
     code: str = ""
     """Of the error; `internal_error` for what is our own fault."""
     message: str = ""

@@ -27,7 +27,7 @@ BASE_GROUP_SIZE: int = _DEFAULTS["group_size"]
 """Completions per prompt at a compute multiplier of 1."""
 _OTHERS = {
     *("model", "start_adapter", "data", "validation", "test"),
-    *("reward", "lenient_reward", "sandbox", "threads"),
+    *("reward", "lenient_reward", "shadow_reward", "sandbox", "threads"),
 }
 """Settings that follow from the rest of the request, or that are the server's to decide: among them
 all that name a file."""

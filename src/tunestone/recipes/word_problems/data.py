@@ -4,11 +4,12 @@ Train, validation and test can never share a problem: a story with its numbers b
 one split by a hash that does not depend on the seed, so they stay disjoint across seeds as well.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from tunestone.recipes import splits
 
 SYSTEM = "Solve the problem. Write the calculation, then #### and the answer."
 
@@ -27,11 +28,11 @@ EXAMPLES = (
     ),
 )
 
-SIZES = {"train": 640, "validation": 64, "test": 256}
-"""Problems in each split."""
+LEVELS = (1, 2)
+"""One step, two steps; the first is what the recipe's bare name means."""
 
-_NAMES = ("Ava", "Ben", "Clara", "Dan", "Ella", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate")
-_THINGS = ("apples", "books", "coins", "eggs", "pens", "shells", "stamps", "stickers", "cards")
+NAMES = ("Ava", "Ben", "Clara", "Dan", "Ella", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate")
+THINGS = ("apples", "books", "coins", "eggs", "pens", "shells", "stamps", "stickers", "cards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +165,21 @@ def generate(
     stories = {1: ONE_STEP, 2: TWO_STEP}[level]
     rows = {
         split: _take(_problems(stories, split, random.Random(f"{seed}-{split}-{level}")), count)
-        for split, count in (sizes or SIZES).items()
+        for split, count in (sizes or splits.SIZES).items()
     }
     rng = random.Random(f"{seed}-two-steps")
-    rows["test_two_steps"] = _take(_problems(TWO_STEP, "test", rng), SIZES["validation"])
+    rows["test_two_steps"] = _take(_problems(TWO_STEP, "test", rng), splits.SIZES["validation"])
     return rows
 
 
 def split_of(story: str, numbers: tuple[int, ...]) -> str:
     """The only split in which this story may appear with these numbers."""
-    digest = hashlib.sha256(f"{story}:{numbers}".encode()).digest()
-    return ("test", "test", "validation", *["train"] * 7)[digest[0] % 10]
+    return splits.split_of(content_of(story, numbers))
+
+
+def content_of(story: str, numbers: tuple[int, ...]) -> str:
+    """What a problem is, whoever has whatever things in it."""
+    return f"{story}:{numbers}"
 
 
 def _problems(
@@ -186,13 +191,13 @@ def _problems(
             numbers = story.draw(rng)
             if split_of(story.text, numbers) != split:
                 continue
-            name, other = rng.sample(_NAMES, 2)
+            name, other = rng.sample(NAMES, 2)
             gaps = dict(zip("abc", numbers, strict=False))
-            text = story.text.format(n=name, m=other, t=rng.choice(_THINGS), **gaps)
+            text = story.text.format(n=name, m=other, t=rng.choice(THINGS), **gaps)
             yield (
                 text,
                 {
-                    "messages": _messages(text),
+                    "messages": splits.dialog(SYSTEM, EXAMPLES, text),
                     "reference_answer": str(story.solve(*numbers)),
                     "operation": story.operation,
                 },
@@ -206,13 +211,3 @@ def _take(problems: Iterator[tuple[str, dict[str, Any]]], count: int) -> list[di
         text, row = next(problems)
         rows.setdefault(text, row)
     return list(rows.values())
-
-
-def _messages(question: str) -> list[dict[str, str]]:
-    messages = [{"role": "system", "content": SYSTEM}]
-    for asked, answered in EXAMPLES:
-        messages += [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": answered},
-        ]
-    return [*messages, {"role": "user", "content": question}]

@@ -1,0 +1,73 @@
+"""Which runs there are to show, and under which name each stands in addresses.
+
+`Library` is the seam: `tunestone view` shows run folders, the server the runs of its jobs.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tunestone.errors import RunError
+from tunestone.runlog import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A run under its name in addresses."""
+
+    key: str
+    """Letters, digits, `-` and `_` only."""
+    name: str
+    folder: RunFolder
+
+
+class Library(Protocol):
+    """The runs that may be looked at."""
+
+    def runs(self) -> list[ShownRun]:
+        """All of them, in the order they are shown."""
+        ...
+
+
+class FolderLibrary:
+    """Run folders, and folders that hold some; these may get more while they are shown."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises RunError for a path that is neither."""
+        self._paths = [path.resolve() for path in paths]
+        for path in self._paths:
+            if not path.is_dir():
+                raise RunError(f"'{path}' is not a folder.", remedy="Name a run folder.")
+            if not _runs_in(path) and len(self._paths) > 1:
+                raise RunError(
+                    f"'{path}' is not a run folder and holds none.",
+                    remedy="`tunestone runs` lists the runs there are.",
+                )
+
+    def runs(self) -> list[ShownRun]:
+        """The newest first."""
+        folders = dict.fromkeys(run for path in self._paths for run in _runs_in(path))
+        shown: dict[str, ShownRun] = {}
+        for folder in folders:
+            slug = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name).strip("-") or "run"
+            key, number = slug, 1
+            while key in shown:
+                number += 1
+                key = f"{slug}-{number}"
+            shown[key] = ShownRun(key, folder.name, RunFolder(folder))
+        return sorted(shown.values(), key=lambda run: run.folder.config()["created"], reverse=True)
+
+
+def find_run(library: Library, key: str) -> ShownRun | None:
+    """The run of that name, None when there is none. Only what the library lists can be reached."""
+    return next((run for run in library.runs() if run.key == key), None)
+
+
+def _runs_in(path: Path) -> list[Path]:
+    if (path / "config.json").is_file():
+        return [path]
+    found = sorted(config.parent for config in path.glob("*/config.json"))
+    # A link that leads out of the folder would show what nobody asked to show.
+    return [folder for folder in found if folder.resolve().is_relative_to(path)]

@@ -1,0 +1,146 @@
+"""A run in a few numbers: its state, how far it is, what it reached, when it will end."""
+
+import fcntl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tunestone import terminal
+from tunestone.config import TrainConfig
+from tunestone.pages.library import ShownRun
+from tunestone.reports import evaluation
+from tunestone.runlog import RunFolder, read_lines
+
+_RECENT = 10
+"""Steps from whose seconds the time that is left is estimated."""
+
+Record = Mapping[str, Any]
+
+
+def is_training(run: RunFolder) -> bool:
+    """Whether a process trains it now.
+
+    Asks for a shared lock of what is there already: pages that look change nothing, and do not
+    take each other for a trainer.
+    """
+    path = run.path / ".lock"
+    if not path.is_file():
+        return False
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def state_of(run: RunFolder, report: Record | None) -> dict[str, str]:
+    """`name` is one of training, done, stopped, unfinished; `text` says it to a person."""
+    if is_training(run):
+        asked = run.stop_requested()
+        return {"name": "training", "text": "ending after this step" if asked else "training"}
+    if report is None:
+        return {"name": "unfinished", "text": "unfinished"}
+    if report["stopped"]:
+        return {"name": "stopped", "text": f"stopped: {report['stopped']}"}
+    return {"name": "done", "text": "done"}
+
+
+def seconds_left(records: Sequence[Record]) -> float | None:
+    """Until the last step is done, by the latest steps and the validations so far."""
+    if not records:
+        return None
+    last = records[-1]
+    validations = [r["seconds"]["validate"] for r in records if "validate" in r["seconds"]]
+    each = fmean(
+        sum(s for phase, s in record["seconds"].items() if phase != "validate")
+        for record in records[-_RECENT:]
+    )
+    if validations:
+        each += len(validations) / len(records) * fmean(validations)
+    return float((last["steps"] - last["step"]) * each)
+
+
+def summarise(shown: ShownRun) -> dict[str, Any]:
+    """One row of the list of runs."""
+    run = shown.folder
+    config, report, records = run.config(), run.report(), read_lines(run.metrics)
+    state = state_of(run, report)
+    training = state["name"] == "training"
+    return {
+        "key": shown.key,
+        "name": shown.name,
+        "task": config["task"],
+        "model": config["config"]["model"],
+        "created": config["created"],
+        "state": state,
+        "step": records[-1]["step"] if records else 0,
+        "steps": records[-1]["steps"] if records else None,
+        "rewards": [record["reward_mean"] for record in records],
+        "result": None if report is None or training else result_of(report),
+        "seconds_left": seconds_left(records) if training else None,
+        "alerts": sum(event["kind"] == "alert" for event in read_lines(run.events)),
+    }
+
+
+def result_of(report: Record) -> dict[str, Any]:
+    """What a report says in one line."""
+    return {
+        "is_share": report["score"] == "accuracy",
+        "base": report["base"]["accuracy"],
+        "tuned": report["tuned"]["accuracy"],
+        "difference": report["difference"],
+        "difference_ci95": report["difference_ci95"],
+        "relative_gain": report["relative_gain"],
+        "n": report["n"],
+        "verdict": verdict_of(report),
+    }
+
+
+def verdict_of(report: Record) -> str:
+    """What a report shows, in a sentence; those of earlier versions do not say what was needed."""
+    return evaluation.verdict({"prompts_needed": None, **report})
+
+
+def latest(records: Sequence[Record], *, training: bool) -> list[dict[str, str]]:
+    """The newest numbers, as text."""
+    if not records:
+        return []
+    last = records[-1]
+    validated = [r["validation_reward"] for r in records if "validation_reward" in r]
+    left = seconds_left(records) if training else None
+    shown = [
+        {"name": "step", "text": f"{last['step']} of {last['steps']}"},
+        {"name": "reward", "text": f"{last['reward_mean']:.3f}"},
+        {"name": "validation", "text": f"{validated[-1]:.3f}" if validated else "–"},
+        {"name": "length", "text": f"{last['length_mean']:.1f} tokens"},
+        {"name": "entropy", "text": f"{last['entropy']:.2f} nats"},
+        {"name": "tokens/s", "text": f"{last['tokens_per_second']:.0f}"},
+    ]
+    if left is not None:
+        shown.append({"name": "time left", "text": terminal.duration(left)})
+    return shown
+
+
+def settings_of(config: Record) -> list[dict[str, Any]]:
+    """The effective settings with origin and meaning, those that somebody chose first."""
+    origins = config["origins"]
+    fields = TrainConfig.model_fields
+    rows = [
+        {
+            "name": name,
+            "value": value,
+            "origin": origins.get(name, ""),
+            "meaning": " ".join(
+                ((fields[name].description if name in fields else "") or "").split()
+            ),
+        }
+        for name, value in config["config"].items()
+    ]
+    return sorted(rows, key=lambda row: row["origin"] == "default")
+
+
+def ask_to_stop(run: RunFolder) -> None:
+    """Put STOP there: the run ends cleanly after its step."""
+    Path(run.path / "STOP").touch()

@@ -1,0 +1,1 @@
+"""Small Python functions from a sentence, graded by unit tests."""

@@ -1,0 +1,1 @@
+"""Messy orders and invoices to JSON."""

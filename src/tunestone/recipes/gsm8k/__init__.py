@@ -1,0 +1,1 @@
+"""GSM8K itself, for models that solve some of it."""

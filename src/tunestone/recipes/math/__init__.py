@@ -1,0 +1,1 @@
+"""Word problems in levels: one step, two steps, and numbers that do not matter."""

@@ -1,0 +1,1 @@
+"""Comments against a policy: a decision and the rule it rests on."""

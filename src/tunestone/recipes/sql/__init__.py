@@ -1,0 +1,1 @@
+"""SQL queries over a small shop, graded by the rows they give."""

@@ -1,0 +1,1 @@
+"""What a person is handed at the end: pages of one file, and base against tuned as text."""
