@@ -7,7 +7,7 @@ import torch
 
 from planted import alerts, planted_run
 from steps import gradients_after, moved_policy, off_policy_groups, on_policy, row_logprobs
-from toy import run_to_end
+from toy import run_to_end, toy_run
 from tunestone.config import TrainConfig
 from tunestone.core.model import BaseModel
 from tunestone.runlog import read_lines
@@ -88,3 +88,13 @@ def test_the_gap_between_sampling_and_training_is_measured(tiny_base: BaseModel)
     assert metrics["sampling_gap"] > 0.1  # it was drawn up to 0.8 nats off
     metrics, _ = gradients_after(policy, config, [on_policy(policy, groups[0])])
     assert metrics["sampling_gap"] < 1e-5
+
+
+def test_a_base_with_nothing_left_to_learn_is_told_before_training(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    run = toy_run(tmp_path, tiny_folder, reward="constant", max_steps=1)
+    said: list[str] = []
+    report = run_to_end(run, say=said.append)
+    assert [(alert["code"], alert["step"]) for alert in report["alerts"]] == [("base_solves_it", 0)]
+    assert [text for text in said if text.startswith("Alert (base_solves_it): The base model")]

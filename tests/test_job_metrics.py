@@ -8,8 +8,9 @@ import pytest
 
 from tunestone.health.watch import judge_base
 from tunestone.jobs import metrics
-from tunestone.jobs.follow import LogReader, seconds_left
+from tunestone.jobs.follow import LogReader
 from tunestone.jobs.journal import set_current_phase, set_phase
+from tunestone.pace import seconds_left
 
 REWARD = {
     "type": "multi",

@@ -121,7 +121,7 @@ def test_signs_of_trouble_become_events(tmp_path: Path, tiny_folder: Path) -> No
     said: list[str] = []
     report = run_to_end(run, say=said.append)
     told = [event for event in read_lines(run.events) if event["kind"] == "alert"]
-    signs = [("no_signal", 5), ("low_reward_plateau", 20)]
+    signs = [("base_earns_nothing", 0), ("no_signal", 5), ("low_reward_plateau", 20)]
     assert [(alert["code"], alert["step"]) for alert in told] == signs
     assert [(alert["code"], alert["step"]) for alert in report["alerts"]] == signs
     assert [line for line in said if line.startswith("Alert (low_reward_plateau): Reward 0.000")]

@@ -3,7 +3,6 @@
 Only drawing; numbers come from the run folder's records.
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tunestone.pace import seconds_left
 from tunestone.reports.evaluation import Table as ReportTable
 from tunestone.reports.evaluation import notes, tables, title, verdict
 
@@ -44,13 +44,13 @@ class StepLines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._step_seconds: list[float] = []
-        self._validation_seconds: list[float] = []
+        self._records: list[Mapping[str, Any]] = []
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Print the line of one metrics record."""
-        if not self._step_seconds:
+        if not self._records:
             self._console.print(Text("".join(name.rjust(n) for name, n in _COLUMNS), style="bold"))
+        self._records.append(record)
         validation = record.get("validation_reward")
         cells = (
             f"{record['step']}/{record['steps']}",
@@ -60,7 +60,7 @@ class StepLines:
             f"{record['entropy']:.2f}",
             "" if validation is None else f"{validation:.3f}",
             f"{record['tokens_per_second']:.0f}",
-            duration(self._left(record)),
+            duration(seconds_left(self._records)),
         )
         line = "".join(cell.rjust(n) for cell, (_, n) in zip(cells, _COLUMNS, strict=True))
         if record["grade_errors"]:
@@ -68,17 +68,6 @@ class StepLines:
         if record.get("validation_errors"):
             line += f"  {record['validation_errors']} of the validation"
         self._console.print(Text(line))
-
-    def _left(self, record: Mapping[str, Any]) -> float:
-        seconds = dict(record["seconds"])
-        if "validate" in seconds:
-            self._validation_seconds.append(seconds.pop("validate"))
-        self._step_seconds.append(sum(seconds.values()))
-        steps = record["steps"] - record["step"]
-        share = len(self._validation_seconds) / len(self._step_seconds)
-        each = statistics.median(self._step_seconds[-10:])
-        each += share * statistics.fmean(self._validation_seconds or [0.0])
-        return float(steps * each)
 
 
 def print_report(console: Console, report: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ import typer
 from tunestone.cli.app import app
 from tunestone.config import resolve
 from tunestone.errors import DataError, TunestoneError
-from tunestone.health.watch import judge_base
 from tunestone.jobs.trainer import write_mark, write_outcome
 from tunestone.runlog import RunFolder, read_json
 
@@ -99,9 +98,6 @@ def _tell_scores(run: RunFolder, name: str, scores: Any) -> None:
     count = len(scores.rewards)
     message = f"{name.capitalize()} model on {count} held-out prompts: mean reward {mean:.3f}."
     run.event("measured", message, model=name, reward=mean, binary=scores.binary, count=count)
-    alert = judge_base(scores.rewards) if name == "base" else None
-    if alert is not None:
-        run.event("alert", alert.message, **alert.details())
 
 
 def _print_step(record: Mapping[str, Any]) -> None:

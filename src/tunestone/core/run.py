@@ -26,7 +26,7 @@ from tunestone.core.prepare import available_threads, load_heldout, prepare
 from tunestone.core.train import Stopwatch, Trainer
 from tunestone.data import fingerprint, load_prompts, write_rows
 from tunestone.errors import ConfigError, RunError
-from tunestone.health.watch import told_alerts
+from tunestone.health.watch import Alert, judge_base, told_alerts
 from tunestone.reports.files import remove_report, write_report
 from tunestone.rewards.grader import fingerprint_reward, open_grader
 from tunestone.rewards.spec import Context
@@ -158,13 +158,14 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any] | None:
         with clock("base"):
             base = _measure_base(run, trainer, heldout, rewards.lenient)
         watch.measured("base", base.greedy)
+        _judge_base(run, base.greedy, watch)
         if watch.leave_on_request and watch.stop_requested():
             return None
         with clock("train"):
             state = trainer.train(
                 watch=watch.step,
                 stop_requested=watch.stop_requested,
-                tell=lambda alert: watch.say(f"Alert ({alert.code}): {alert.message}"),
+                tell=lambda alert: _tell_alert(watch, alert),
                 leave_on_request=watch.leave_on_request,
             )
         if watch.leave_on_request and state.stopped_on_request:
@@ -187,6 +188,18 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any] | None:
         write_report(run.path, report)
         run.event("reported", f"Report written; difference {report['difference']:+.3f}.")
         return report
+
+
+def _judge_base(run: RunFolder, base: Scores, watch: Watch) -> None:
+    """Tell a sign that the base leaves little to learn."""
+    alert = judge_base(base.rewards)
+    if alert is not None:
+        run.event("alert", alert.message, **alert.details())
+        _tell_alert(watch, alert)
+
+
+def _tell_alert(watch: Watch, alert: Alert) -> None:
+    watch.say(f"Alert ({alert.code}): {alert.message}")
 
 
 def _circumstances(run: RunFolder, config: TrainConfig, state: LoopState) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from sqlalchemy import select
@@ -23,12 +22,11 @@ from tunestone.jobs.job import Plan
 from tunestone.jobs.journal import Level, set_phase, tell
 from tunestone.jobs.store import new_id, now
 from tunestone.jobs.tables import Job, Model
+from tunestone.pace import seconds_left
 from tunestone.runlog import CHECKPOINT_RESULT, RunFolder, checkpoint_path, checkpoint_steps
 
 _CHUNK_BYTES = 2**18
 """Of a log at a time, so that no transaction is long when a server has missed a lot."""
-_RECENT = 10
-"""Steps from whose seconds the time that is left is estimated."""
 _WARNINGS = frozenset({"alert", "checkpoint_damaged", "reward_changed"})
 
 
@@ -197,19 +195,6 @@ class Follower:
                 )
             )
             tell(session, job.id, f"checkpoint:{step}", f"Checkpoint of step {step}.")
-
-
-def seconds_left(records: Sequence[dict[str, Any]]) -> float:
-    """Until the last step is done, by the latest steps and the validations so far."""
-    last = records[-1]
-    steps = last["steps"] - last["step"]
-    validations = [r["seconds"]["validate"] for r in records if "validate" in r["seconds"]]
-    share = len(validations) / len(records)
-    each = fmean(
-        sum(s for phase, s in record["seconds"].items() if phase != "validate")
-        for record in records[-_RECENT:]
-    )
-    return float(steps * (each + share * (fmean(validations) if validations else 0.0)))
 
 
 def place_weights(data: Path, folder: Path, base: str) -> tuple[str, str]:

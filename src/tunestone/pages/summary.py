@@ -3,17 +3,14 @@
 import fcntl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from tunestone import terminal
 from tunestone.config import TrainConfig
+from tunestone.pace import seconds_left
 from tunestone.pages.library import ShownRun
 from tunestone.reports import evaluation
 from tunestone.runlog import RunFolder, read_lines
-
-_RECENT = 10
-"""Steps from whose seconds the time that is left is estimated."""
 
 Record = Mapping[str, Any]
 
@@ -47,21 +44,6 @@ def state_of(run: RunFolder, report: Record | None) -> dict[str, str]:
     return {"name": "done", "text": "done"}
 
 
-def seconds_left(records: Sequence[Record]) -> float | None:
-    """Until the last step is done, by the latest steps and the validations so far."""
-    if not records:
-        return None
-    last = records[-1]
-    validations = [r["seconds"]["validate"] for r in records if "validate" in r["seconds"]]
-    each = fmean(
-        sum(s for phase, s in record["seconds"].items() if phase != "validate")
-        for record in records[-_RECENT:]
-    )
-    if validations:
-        each += len(validations) / len(records) * fmean(validations)
-    return float((last["steps"] - last["step"]) * each)
-
-
 def summarise(shown: ShownRun) -> dict[str, Any]:
     """One row of the list of runs."""
     run = shown.folder
@@ -79,7 +61,7 @@ def summarise(shown: ShownRun) -> dict[str, Any]:
         "steps": records[-1]["steps"] if records else None,
         "rewards": [record["reward_mean"] for record in records],
         "result": None if report is None or training else result_of(report),
-        "seconds_left": seconds_left(records) if training else None,
+        "seconds_left": seconds_left(records) if training and records else None,
         "alerts": sum(event["kind"] == "alert" for event in read_lines(run.events)),
     }
 
