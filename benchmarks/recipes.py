@@ -15,7 +15,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -66,8 +66,12 @@ def check(name: str) -> dict[str, Any]:
     if not found.is_file():
         _run("-m", "tunestone.recipes", name, str(folder))
         rows, config = str(folder / "train.jsonl"), str(folder / "config.toml")
-        _run("-m", "tunestone.cli", "check", rows, "--config", config, "--out", str(found.parent))
+        command = ("check", rows, "--config", config, "--out", str(found.parent))
+        _run("-m", "tunestone.cli", *command, statuses=(0, 1))  # 1: something is fatal
     sections = json.loads(found.read_text())["sections"]
+    fatal = [f["message"] for s in sections for f in s["findings"] if f["level"] == "fatal"]
+    if fatal:
+        sys.exit(f"{name}: the check rules training out. {fatal[0]}")
     facts: dict[str, Any] = next(s["facts"] for s in sections if s["name"] == "signal")
     return facts
 
@@ -154,8 +158,10 @@ def fill(page: str, name: str, text: str) -> str:
     return filled
 
 
-def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+def _run(*arguments: str, statuses: Collection[int] = (0,)) -> None:
+    status = subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
+    if status not in statuses:
+        sys.exit(f"`{' '.join(arguments)}` ended with status {status}.")
 
 
 if __name__ == "__main__":

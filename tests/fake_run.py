@@ -261,6 +261,7 @@ class _Made:
         self.event(
             "alert",
             "Entropy 0.019 nats over the last 5 steps.",
+            step=steps,
             code="entropy_collapse",
             window=[steps - 4, steps],
             examples=[

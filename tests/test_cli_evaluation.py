@@ -76,6 +76,34 @@ def test_eval_compares_the_ends_of_a_run_again(finished: RunFolder) -> None:
     assert (finished.path / "eval-test.html").is_file()
 
 
+def test_the_report_of_a_training_is_never_replaced(finished: RunFolder, tmp_path: Path) -> None:
+    proof = (finished.path / "report.json").read_bytes()
+    data = write_rows(tmp_path / "fresh.jsonl", 2)
+    invoke("eval", finished.path, "--data", data, "--out", finished.path)
+    assert (finished.path / "report.json").read_bytes() == proof
+    assert (finished.path / "eval-fresh.json").is_file()
+
+
+def test_a_run_can_be_graded_by_its_shadow(tmp_path: Path, tiny_folder: Path) -> None:
+    shadow = f"{tmp_path / 'reward.py'}:nothing"
+    run = toy_run(tmp_path, tiny_folder, max_steps=1, shadow_reward=shadow)
+    run_to_end(run)
+    assert invoke("eval", run.path, "--reward", shadow).exit_code == 0
+    assert read_json(run.path / "eval-test.json")["tuned"]["accuracy"] == 0.0
+
+
+def test_without_the_training_file_no_leak_is_looked_for(
+    tmp_path: Path, tiny_folder: Path, finished: RunFolder
+) -> None:
+    run = toy_run(tmp_path, tiny_folder, max_steps=1, test_samples=0)
+    run_to_end(run)
+    (tmp_path / "train.jsonl").unlink()
+    data = write_rows(tmp_path / "fresh.jsonl", 2)
+    result = invoke("eval", tiny_folder, run.path, data, "--out", tmp_path / "out")
+    assert "is gone or has changed: no leak can be looked for" in result.output
+    assert read_json(tmp_path / "out" / "report.json")["contamination"] is None
+
+
 def test_a_run_that_went_on_from_an_adapter_is_compared_with_that(
     tmp_path: Path, finished: RunFolder
 ) -> None:

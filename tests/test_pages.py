@@ -15,6 +15,7 @@ from fake_run import PLANTED, write_run
 from tunestone.errors import RunError
 from tunestone.pages.app import build_pages, build_view
 from tunestone.pages.library import FolderLibrary
+from tunestone.pages.prompts import heldout_prompts
 from tunestone.runlog import RunFolder, append_lines, read_json, read_lines, write_json
 
 HERE = {"origin": "http://localhost"}
@@ -213,8 +214,25 @@ def test_base_and_tuned_stand_side_by_side(client: TestClient, runs: Path) -> No
     assert {pair["kind"] for pair in lost["pairs"]} <= {"lost"}
 
 
-def test_without_tuned_json_the_validation_answers_are_shown(client: TestClient) -> None:
-    # `going` was validated at step 0 only; `done` at 0 and 5.
+def test_without_tuned_json_the_validation_answers_are_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=5, prompts=1, group=2, tuned=False)
+    client = TestClient(build_view(FolderLibrary([run.path]), []), base_url="http://localhost")
+    data = client.get("/runs/run/answers.json").json()
+    assert (data["source"], data["step"]) == ("validation", 5)
+    first, last = (
+        {
+            line["prompt_id"]: line["text"]
+            for line in read_lines(run.validation)
+            if line["step"] == n
+        }
+        for n in (0, 5)
+    )
+    shown = {pair["prompt"]["id"]: pair for pair in data["pairs"]}
+    assert {id_: pair["base"]["text"] for id_, pair in shown.items()} == first
+    assert {id_: pair["tuned"]["text"] for id_, pair in shown.items()} == last
+
+
+def test_a_run_validated_once_has_nothing_to_set_side_by_side(client: TestClient) -> None:
     assert client.get("/runs/going/answers.json").json()["source"] == "none"
     assert "no answers of both models yet" in client.get("/runs/going/answers").text
 
@@ -224,10 +242,8 @@ def test_runs_are_compared(client: TestClient) -> None:
     reward = data["charts"][0]
     assert reward["title"] == "Training reward"
     assert {key: len(points) for key, points in reward["series"].items()} == {"going": 4, "done": 6}
-    assert [
-        c["series"].keys() == {"done"}
-        for c in client.get("/compare.json?run=done").json()["charts"]
-    ]
+    alone = client.get("/compare.json?run=done").json()["charts"]
+    assert all(chart["series"].keys() == {"done"} for chart in alone)
 
 
 def test_votes_are_blind_counted_and_kept(tmp_path: Path) -> None:
@@ -247,6 +263,12 @@ def test_votes_are_blind_counted_and_kept(tmp_path: Path) -> None:
         answer = client.post("/runs/run/vote", data=form, headers=HERE, follow_redirects=False)
         assert answer.status_code == 303
     assert sides == {"left", "right"}  # 1 in 2048 that twelve draws fall on one side
+    again = client.post("/runs/run/vote", data=form, headers=HERE)
+    assert (again.status_code, "has its vote already" in again.text) == (400, True)
+    unsigned = {**form, "showing": "0123456789abcdef.00"}
+    refused = client.post("/runs/run/vote", data=unsigned, headers=HERE)
+    assert (refused.status_code, "an earlier start" in refused.text) == (400, True)
+    shown = client.get("/runs/run/vote.json").json()["shown"]
     form = {"pair": shown["pair"], "showing": shown["showing"], "choice": "equal"}
     client.post("/runs/run/vote", data=form, headers=HERE)
     result = client.get("/runs/run/vote.json").json()["result"]
@@ -281,6 +303,21 @@ def test_only_a_page_of_ours_stops_a_run(
     answer = client.post("/runs/going/stop", headers=headers, follow_redirects=False)
     assert answer.status_code == status
     assert training.stop_requested() == (status == 303)
+
+
+def test_a_model_among_the_runs_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=1, prompts=1, group=2, heldout=2)
+    (tmp_path / "model").mkdir()
+    write_json(tmp_path / "model" / "config.json", {"model_type": "llama"})
+    assert [shown.folder.path for shown in FolderLibrary([tmp_path]).runs()] == [run.path]
+
+
+def test_prompts_of_a_file_that_has_changed_are_not_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=1, prompts=1, group=2, heldout=2)
+    assert heldout_prompts(run)
+    path = run.path / "data" / "test.jsonl"
+    path.write_text("\n" + path.read_text())
+    assert heldout_prompts(run) == {}
 
 
 def test_a_run_that_nobody_trains_cannot_be_stopped(client: TestClient, runs: Path) -> None:

@@ -51,7 +51,7 @@ def test_view_loads_no_torch(tmp_path: Path) -> None:
     assert result.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::"])
 def test_view_wants_one_name(tmp_path: Path, host: str) -> None:
     result = CliRunner().invoke(cli.app, ["view", str(tmp_path), "--host", host])
     assert isinstance(result.exception, ConfigError)

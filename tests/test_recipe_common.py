@@ -72,10 +72,12 @@ def test_worked_examples_are_no_rows(name: str) -> None:
     assert not asked & {question_of(row) for split in rows.values() for row in split}
 
 
-def test_whole_splits_have_their_size() -> None:
-    rows = load_recipe("moderation").generate(0)
-    sizes = {split: len(each) for split, each in rows.items()}
-    assert sizes == {"train": 640, "validation": 64, "test": 256}
+@pytest.mark.parametrize("name", MAKING)
+def test_whole_splits_have_their_size_at_every_level(name: str) -> None:
+    for level in module(name).LEVELS:
+        rows = module(name).generate(0, level=level)
+        sizes = {split: len(each) for split, each in rows.items()}
+        assert sizes == {"train": 640, "validation": 64, "test": 256}
 
 
 @pytest.mark.parametrize("name", [*MAKING, "gsm8k"])

@@ -36,6 +36,14 @@ def test_keys_with_few_values_and_enough_rows_are_chosen() -> None:
     assert choose_keys([]) == []
 
 
+def test_a_partition_is_shown_once_and_long_texts_are_none() -> None:
+    rows = [
+        {"label": "ab"[i % 2], "rule": i % 2, "policy": "xy"[i % 2] * 81, "other": i % 3}
+        for i in range(30)
+    ]
+    assert choose_keys(rows) == ["label", "other"]
+
+
 def test_rows_are_split_in_the_order_of_their_values() -> None:
     rows = [{"n": 10}, {"n": 9}, {"n": "b"}, {}, {"n": 9}]
     assert split_by(rows, "n") == {"9": [1, 4], "10": [0], "(none)": [3], "b": [2]}

@@ -192,6 +192,17 @@ def test_jobs_wait_for_their_turn_and_can_be_stopped(bench: Bench) -> None:
     assert bench.messages(third)[-1] == "The job was stopped."
 
 
+def test_a_job_that_went_back_to_its_base_offers_no_checkpoint_of_it(bench: Bench) -> None:
+    """No group has signal in five steps; the checkpoint of the fifth holds the base's weights."""
+    settings = {"eval_every": 5, "max_steps": 6, "on_alert": {"no_signal": "rollback"}}
+    job_id = bench.add_job(reward="nothing", settings=settings)
+    assert bench.wait(job_id).state == "succeeded"
+    told = [event for event in bench.events(job_id) if event.data]
+    (back,) = [event for event in told if event.data.get("kind") == "rolled_back"]
+    assert (back.data["step"], back.data["to_step"], back.level) == (5, 0, "warn")
+    assert 5 not in {model.step for model in bench.models(job_id)}
+
+
 def test_a_plateau_and_a_base_without_reward_are_told(bench: Bench) -> None:
     job_id = bench.add_job(reward="nothing", settings={"eval_every": 1, "patience": 1})
     job = bench.wait(job_id)

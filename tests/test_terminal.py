@@ -65,14 +65,18 @@ def test_other_scores_are_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "sentence"),
+    ("bounds", "p_value", "sentence"),
     [
-        ([0.01, 0.2], "The tuned model is better."),
-        ([-0.2, -0.01], "The tuned model is WORSE."),
+        ([0.01, 0.2], 0.05, "The tuned model is better."),
+        ([-0.2, -0.01], 0.05, "The tuned model is WORSE."),
+        ([0.01, 0.2], 0.0625, "these prompts do not show a difference."),  # 5 gained, none lost
     ],
 )
-def test_the_verdict_follows_the_interval(bounds: list[float], sentence: str) -> None:
-    assert verdict(report([1.0], [1.0], bounds)).endswith(sentence)
+def test_the_verdict_follows_interval_and_test(
+    bounds: list[float], p_value: float, sentence: str
+) -> None:
+    made = {**report([1.0], [1.0], bounds), "p_value": p_value}
+    assert verdict(made).endswith(sentence)
 
 
 def test_nothing_shown_is_said_with_the_prompts_it_would_take() -> None:

@@ -23,14 +23,17 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tunestone.errors import RunError, StorageError
 
+_LOCK_TRIES = 50
+"""Somebody who looks whether the run is trained holds its lock for a moment."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 CHECKPOINT_RESULT = "adapter"
@@ -125,23 +128,36 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process. Raises RunError when another one trains it."""
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with self._lock.open("w") as lock:
+            if not _take(lock, fcntl.LOCK_EX, tries=_LOCK_TRIES):
                 raise RunError(
                     f"Another process is training '{self.path}'.",
                     remedy=f"Wait for it, or end it with: touch {self.path / 'STOP'}",
-                ) from None
+                )
             yield
 
     def is_locked(self) -> bool:
-        """Whether a process is training this run now."""
+        """Whether a process is training this run now. Those who only look share the lock."""
+        if not self._lock.is_file():
+            return False
+        with self._lock.open("rb") as lock:
+            return not _take(lock, fcntl.LOCK_SH, tries=1)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+
+def _take(lock: IO[Any], kind: int, *, tries: int) -> bool:
+    """Whether a file's lock could be had, tried every hundredth of a second."""
+    for wait in (*[0.01] * (tries - 1), None):
         try:
-            with self.locked():
-                return False
-        except RunError:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
             return True
+        except OSError:
+            if wait is not None:
+                time.sleep(wait)
+    return False
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

@@ -15,6 +15,8 @@ FEWEST_VALUES, MOST_VALUES = 2, 20
 """How many values a key has that is chosen by itself."""
 FEWEST_ROWS = 5
 """Rows that each of its values has at least."""
+LONGEST_VALUE = 80
+"""Characters of a value, of a key that is chosen by itself."""
 MOST_VALUES_NAMED = 100
 """Values of a key that was asked for."""
 ABSENT = "(none)"
@@ -39,19 +41,20 @@ def _walk(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def choose_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys worth a table: few values, each with several rows; in the order of the rows' fields."""
+    """Keys worth a table: few short values, each with several rows; in the order of the fields.
+
+    Of keys that part the rows in the same way the first is taken.
+    """
     fields = [fields_of(row) for row in rows]
-    counts: dict[str, Counter[str]] = {}
-    for known in fields:
-        for key in known:
-            counts.setdefault(key, Counter())
-    for key, values in counts.items():
-        values.update(known.get(key, ABSENT) for known in fields)
-    return [
-        key
-        for key, values in counts.items()
-        if FEWEST_VALUES <= len(values) <= MOST_VALUES and min(values.values()) >= FEWEST_ROWS
-    ]
+    partitions: dict[tuple[int, ...], str] = {}
+    for key in dict.fromkeys(key for known in fields for key in known):
+        values = [known.get(key, ABSENT) for known in fields]
+        counts = Counter(values)
+        few = FEWEST_VALUES <= len(counts) <= MOST_VALUES and min(counts.values()) >= FEWEST_ROWS
+        if few and max(map(len, counts)) <= LONGEST_VALUE:
+            order = list(counts)  # in the order of their first rows
+            partitions.setdefault(tuple(order.index(value) for value in values), key)
+    return list(partitions.values())
 
 
 def split_by(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[int]]:

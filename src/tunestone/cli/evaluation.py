@@ -19,7 +19,7 @@ def evaluate(
     tuned: Annotated[str, typer.Argument(help="The model that is set against BASE.")] = "",
     prompts: Annotated[str, typer.Argument(metavar="[DATA]", help="JSONL file for both.")] = "",
     data: Annotated[
-        str, typer.Option(help="With RUN: JSONL file; default: the run's test file.")
+        str, typer.Option(help="JSONL file; default with RUN: the run's test file.")
     ] = "",
     reward: RewardName = "",
     samples: Annotated[
@@ -46,17 +46,18 @@ def evaluate(
     refuse_unwritable(folder)
     from tunestone.core.evaluation import Wishes, evaluate_pair, evaluate_run
 
-    wishes = Wishes(data or prompts, reward, samples, slices or (), assignments or ())
+    wishes = Wishes(prompts or data, reward, samples, slices or (), assignments or ())
     report = evaluate_run(run, wishes, say) if run else evaluate_pair(first, tuned, wishes, say)
-    name = f"eval-{Path(report['heldout']).stem}" if run is not None and out is None else "report"
+    is_run = (folder / "config.json").is_file()  # whose report.json is the proof of its training
+    name = f"eval-{Path(report['heldout']).stem}" if is_run else "report"
     written = write_report(folder, report, name=name)
     terminal.print_report(console, report)
     say("\nWritten: " + ", ".join(str(path) for path in written))
 
 
 def _refuse_mixed(first: str, tuned: str, prompts: str, data: str) -> None:
-    """Raise RunError unless it is one run, or two models and a data file."""
-    if tuned and not prompts:
+    """Raise RunError for two models without data, and for data that are named twice."""
+    if tuned and not (prompts or data):
         raise RunError(
             f"'{first}' and '{tuned}' are to be compared, but on no data.",
             remedy=f"Add a JSONL file: {_USAGE}",

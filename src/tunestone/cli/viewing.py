@@ -2,6 +2,7 @@
 
 import socket
 import webbrowser
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,6 @@ import typer
 
 from tunestone.cli.app import app, say
 from tunestone.errors import ConfigError
-
-_ANY_ADDRESS = ("", "0.0.0.0", "::", "[::]")
 
 
 @app.command()
@@ -22,7 +21,10 @@ def view(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8001,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
 ) -> None:
-    """Show runs in a browser: curves as they grow, rollouts, base against tuned, a blind vote."""
+    """Show runs in a browser: curves as they grow, rollouts, base against tuned, a blind vote.
+
+    There is no login: who can reach the address may look, vote, and stop a run.
+    """
     import uvicorn
 
     from tunestone.pages.app import build_view
@@ -53,16 +55,18 @@ def view(
 
 def _listen(host: str, port: int) -> socket.socket:
     """A bound socket. Raises ConfigError when there can be none, or too many could ask."""
-    if host in _ANY_ADDRESS:
-        raise ConfigError(
-            f"With --host '{host}' there is no name that requests could be held to.",
-            remedy="Give the one address or name under which the pages are to be reached.",
-        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family)
+        bound = socket.create_server((host.strip("[]"), port), family=family)
     except OSError as error:
         raise ConfigError(
             f"The pages cannot listen on {host}:{port}: {error.strerror or error}.",
             remedy="Choose another with --port (0 takes a free one) or --host.",
         ) from None
+    if ip_address(bound.getsockname()[0]).is_unspecified:
+        bound.close()
+        raise ConfigError(
+            f"With --host '{host}' there is no name that requests could be held to.",
+            remedy="Give the one address or name under which the pages are to be reached.",
+        )
+    return bound

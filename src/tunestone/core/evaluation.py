@@ -26,7 +26,7 @@ from tunestone.core.prepare import (
     template_variables,
 )
 from tunestone.core.run import load_tuned, open_rewards, run_config, versions
-from tunestone.data import load_prompts
+from tunestone.data import fingerprint, load_prompts
 from tunestone.errors import ConfigError, DataError, ModelError, RunError
 from tunestone.rewards.grader import open_grader
 from tunestone.rewards.spec import Context
@@ -140,7 +140,7 @@ def _open_adapter(folder: Path) -> BaseModel:
 def _settings(run: RunFolder | None, wishes: Wishes) -> TrainConfig:
     """Those of the run, if there is one, under what was wished for."""
     layers = [("the run", run_config(run).model_dump())] if run is not None else []
-    wished: dict[str, Any] = {}
+    wished: dict[str, Any] = {"shadow_reward": ""}  # that is for training
     if wishes.reward:
         wished |= {"reward": wishes.reward, "lenient_reward": ""}
     if wishes.samples is not None:
@@ -188,6 +188,7 @@ def _compare(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     longest = config.max_prompt_tokens + config.max_completion_tokens
+    training = _training_prompts(run, say)
     with ExitStack() as stack:
         grader, lenient = _open_graders(run, config, wishes, stack, say)
         base, tuned = (
@@ -201,8 +202,20 @@ def _compare(
         base,
         tuned,
         slices=wishes.slices or None,
-        training=load_prompts(Path(config.data)) if run is not None else None,
+        training=training,
     )
+
+
+def _training_prompts(run: RunFolder | None, say: Callable[[str], None]) -> list[Prompt] | None:
+    """What the run was trained on. None without a run, or when its file is gone or another one."""
+    if run is None:
+        return None
+    record = run.config()["files"]["data"]
+    path = Path(record["path"])
+    if path.is_file() and fingerprint(path) == record["sha256"]:
+        return load_prompts(path)
+    say(f"The training file '{path}' is gone or has changed: no leak can be looked for.")
+    return None
 
 
 def _open_graders(

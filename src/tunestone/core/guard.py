@@ -46,8 +46,8 @@ class Guard:
 
     def open(self, state: LoopState) -> None:
         """Watch on from here: all that is remembered comes from the logs."""
-        records = read_lines(self._run.metrics)
-        self._health = HealthWatch(r for r in records if not state.is_abandoned(r["step"]))
+        own = [r for r in read_lines(self._run.metrics) if r["step"] > state.watched_from]
+        self._health = HealthWatch(r for r in own if not state.is_abandoned(r["step"]))
 
     def heed(
         self, state: LoopState, record: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
@@ -58,14 +58,16 @@ class Guard:
         """
         alerts = self._health.add(record)
         actions: list[Action] = [self._config.on_alert.get(alert.code, "note") for alert in alerts]
+        gravest: Action = min(actions, key=ACTIONS.index, default="note")
+        if state.stopped and not state.stopped_on_request:
+            gravest = "note"  # early stopping has ended the run anyway
         for alert, action in zip(alerts, actions, strict=True):
+            done = action if action == gravest else "note"
             examples = examples_for(alert.code, samples)
-            evidence = {**alert.details(), "action": action, "examples": examples}
-            self._run.event("alert", alert.message, **evidence)
+            self._run.event(
+                "alert", alert.message, **alert.details(), action=done, examples=examples
+            )
             self._tell(alert)
-        if not alerts or (state.stopped and not state.stopped_on_request):
-            return  # early stopping has ended the run anyway
-        gravest = min(actions, key=ACTIONS.index)
         if gravest == "note":
             return
         alert = alerts[actions.index(gravest)]

@@ -34,6 +34,8 @@ class LoopState:
     """(step of the checkpoint gone back to, step after which); each halved the learning rate."""
     ways_back: list[tuple[int, int]] = field(default_factory=list)
     """Checkpoints that a rollback may want, oldest first, each with the best step of its time."""
+    watched_from: int = 0
+    """Steps up to this one were paid by another reward, which the health watch does not compare."""
 
     @property
     def stopped_on_request(self) -> bool:
@@ -54,6 +56,12 @@ class LoopState:
     def rolled_back(self) -> bool:
         """Whether the weights are not those that the newest step made."""
         return bool(self.rollbacks) and self.rollbacks[-1][1] == self.step
+
+    def forget_rewards(self) -> None:
+        """Seek the best anew from here: what was earned before was another reward."""
+        self.best_reward, self.best_step, self.stale = -math.inf, self.step, 0
+        self.ranking, self.ways_back = [], []
+        self.watched_from = self.step
 
     def is_abandoned(self, step: int) -> bool:
         """Whether the weights owe nothing to this step."""

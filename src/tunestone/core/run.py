@@ -152,7 +152,8 @@ def execute(run: RunFolder, watch: Watch) -> dict[str, Any] | None:
             trainer = prepare(run, config, rewards.grader, say, reward_sha256=rewards.sha256)
             trainer = replace(trainer, shadow_grader=rewards.shadow)
             heldout = _heldout(trainer, watch)
-            remove_report(run.path)  # it speaks of an earlier end
+            remove_report(run.path)  # it speaks of an earlier end, as the answers do
+            (run.path / "tuned.json").unlink(missing_ok=True)
             answers = len(heldout) + count_drawn(config, len(heldout))
             watch.planned(trainer, len(heldout), forecast(trainer, answers))
         with clock("base"):

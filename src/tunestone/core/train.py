@@ -231,8 +231,8 @@ class Trainer:
         }
         record["tokens_per_second"] = record["completion_tokens"] / clock.seconds["sample"]
         samples = list(sample_records(state.step, graded_P))
+        append_lines(self.run.samples, samples)  # first: who sees the step looks for them
         append_lines(self.run.metrics, [record])
-        append_lines(self.run.samples, samples)
         return record, samples
 
     def _save(self, state: LoopState) -> None:
@@ -269,8 +269,8 @@ class Trainer:
             state.stopped = ""
         if found.state["reward_sha256"] != self.reward_sha256:
             self.run.event("reward_changed", "The reward was edited; the best is sought anew.")
-            state.best_reward, state.best_step, state.stale = -math.inf, state.step, 0
-            state.ranking = []
+            state.forget_rewards()
+            self._save(state)  # so that nothing leads back to the old reward's scores
         return state
 
     def _validate_base(self, state: LoopState) -> None:

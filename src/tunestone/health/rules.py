@@ -319,9 +319,10 @@ def _gradient(records: Sequence[Record]) -> Finding | None:
 
 
 def _mismatch(records: Sequence[Record]) -> Finding | None:
+    """Steps without signal train on nothing and have no gap."""
     window = records[-WINDOW:]
-    gap = _mean(window, "sampling_gap")
-    if gap <= limit("sampling_mismatch.gap"):
+    gaps = [r["sampling_gap"] for r in window if r["tree_nodes"]]
+    if not gaps or (gap := fmean(gaps)) <= limit("sampling_mismatch.gap"):
         return None
     return Finding(
         "sampling_mismatch.gap",
@@ -346,7 +347,7 @@ RULES = (
     Rule("shadow_divergence", _shadow, ("shadow_reward_mean",)),
     Rule("grader_errors", _grader_errors, ("grade_errors", "completions")),
     Rule("gradient_spike", _gradient, ("gradient_norm",), fewest=_FEWEST_GRADIENTS + 1, window=1),
-    Rule("sampling_mismatch", _mismatch, ("sampling_gap",)),
+    Rule("sampling_mismatch", _mismatch, ("sampling_gap", "tree_nodes")),
 )
 """In the order in which the signs of one step are told."""
 CODES = tuple(rule.code for rule in RULES)

@@ -27,7 +27,7 @@ from tunestone.runlog import CHECKPOINT_RESULT, RunFolder, checkpoint_path, chec
 
 _CHUNK_BYTES = 2**18
 """Of a log at a time, so that no transaction is long when a server has missed a lot."""
-_WARNINGS = frozenset({"alert", "checkpoint_damaged", "reward_changed"})
+_WARNINGS = frozenset({"alert", "checkpoint_damaged", "reward_changed", "rolled_back"})
 
 
 class LogReader:
@@ -82,12 +82,15 @@ class Follower:
         self._events = LogReader(self.run.events)
         self._events_told = 0
         self._checkpoints: tuple[int, ...] | None = None
+        self._returns: dict[int, int] = {}
+        """Step after which the run went back -> step whose weights it took up again."""
 
     def look(self) -> News | None:
         """Some of what is new since the last time, the oldest first; None for nothing."""
         # In this order: what speaks of a step comes after the step's line of metrics.
         steps = tuple(self._checkpoint_steps())
         events = self._events.read() or []
+        self._returns |= {e["step"]: e["to_step"] for e in events if e["kind"] == "rolled_back"}
         lines = self._metrics.read()
         if lines is None:
             self.records.clear()
@@ -159,7 +162,8 @@ class Follower:
     def _write_progress(self, job: Job) -> None:
         records = [self.records[step] for step in sorted(self.records)]
         last = records[-1]
-        validated = [r["validation_reward"] for r in records if "validation_reward" in r]
+        owed = [record for record in records if not self._is_abandoned(record["step"])]
+        validated = [r["validation_reward"] for r in owed if "validation_reward" in r]
         seconds = seconds_left(records)
         job.trained_tokens = sum(map(_trained_tokens, records))
         job.estimated_end = now() + timedelta(seconds=seconds)
@@ -183,6 +187,9 @@ class Follower:
             session.delete(known[step])
         read = set(steps) & self.records.keys()  # the others follow when their line is read
         for step in sorted(read - known.keys()):
+            behind = self._record_behind(step)
+            if behind is None:
+                continue  # back at the base, which is no checkpoint
             session.add(
                 model_row(
                     session,
@@ -191,10 +198,20 @@ class Follower:
                     kind="checkpoint",
                     weights=place_weights(self._data, self._result(step), job.base),
                     step=step,
-                    metrics=metrics.checkpoint_metrics(self.records[step]),
+                    metrics=metrics.checkpoint_metrics(behind),
                 )
             )
             tell(session, job.id, f"checkpoint:{step}", f"Checkpoint of step {step}.")
+
+    def _is_abandoned(self, step: int) -> bool:
+        """Whether the run went back to before this step."""
+        return any(to < step <= after for after, to in self._returns.items())
+
+    def _record_behind(self, step: int) -> dict[str, Any] | None:
+        """The line of metrics of the step that a checkpoint's weights come from."""
+        while step in self._returns:
+            step = self._returns[step]
+        return self.records.get(step)
 
 
 def place_weights(data: Path, folder: Path, base: str) -> tuple[str, str]:

@@ -36,7 +36,7 @@ from tunestone.pages.render import render
 from tunestone.pages.samples import SampleIndex
 
 _FORM_BYTES = 4096
-_A_YEAR = "public, max-age=31536000, immutable"
+_A_DAY = "public, max-age=86400"
 
 Data = dict[str, Any]
 
@@ -182,7 +182,7 @@ def _other_routes(pages: Pages) -> list[BaseRoute]:
         )
 
     def stop(shown: ShownRun, form: dict[str, str]) -> str:
-        if not summary.is_training(shown.folder):
+        if not shown.folder.is_locked():
             raise HTTPException(409, f"Nobody is training '{shown.name}' now.")
         summary.ask_to_stop(shown.folder)
         return f"/runs/{shown.key}"
@@ -226,7 +226,7 @@ def _plotly(request: Request) -> Response:
     found = importlib.util.find_spec("plotly")
     assert found is not None and found.submodule_search_locations, "a dependency of ours"
     path = Path(found.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
-    return FileResponse(path, media_type="text/javascript", headers={"cache-control": _A_YEAR})
+    return FileResponse(path, media_type="text/javascript", headers={"cache-control": _A_DAY})
 
 
 def _refuse(request: Request, error: Exception) -> Response:

@@ -48,16 +48,16 @@ class FolderLibrary:
 
     def runs(self) -> list[ShownRun]:
         """The newest first."""
-        folders = dict.fromkeys(run for path in self._paths for run in _runs_in(path))
+        begun = {run: date for path in self._paths for run, date in _runs_in(path).items()}
         shown: dict[str, ShownRun] = {}
-        for folder in folders:
+        for folder in begun:
             slug = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name).strip("-") or "run"
             key, number = slug, 1
             while key in shown:
                 number += 1
                 key = f"{slug}-{number}"
             shown[key] = ShownRun(key, folder.name, RunFolder(folder))
-        return sorted(shown.values(), key=lambda run: run.folder.config()["created"], reverse=True)
+        return sorted(shown.values(), key=lambda run: begun[run.folder.path], reverse=True)
 
 
 def find_run(library: Library, key: str) -> ShownRun | None:
@@ -65,9 +65,20 @@ def find_run(library: Library, key: str) -> ShownRun | None:
     return next((run for run in library.runs() if run.key == key), None)
 
 
-def _runs_in(path: Path) -> list[Path]:
-    if (path / "config.json").is_file():
-        return [path]
-    found = sorted(config.parent for config in path.glob("*/config.json"))
+def _runs_in(path: Path) -> dict[Path, str]:
+    """Run folder -> when it was begun."""
+    here = [path / "config.json"]
+    files = here if here[0].is_file() else sorted(path.glob("*/config.json"))
     # A link that leads out of the folder would show what nobody asked to show.
-    return [folder for folder in found if folder.resolve().is_relative_to(path)]
+    inside = [file.parent for file in files if file.parent.resolve().is_relative_to(path)]
+    dates = {folder: _begun(folder) for folder in inside}
+    return {folder: date for folder, date in dates.items() if date is not None}
+
+
+def _begun(folder: Path) -> str | None:
+    """None for what is no run: a model's folder has a config.json too, and a run may vanish."""
+    try:
+        record = RunFolder(folder).config()
+    except (OSError, ValueError):
+        return None
+    return record["created"] if {"created", "config", "origins"} <= record.keys() else None

@@ -52,7 +52,7 @@ async def tell(run: RunFolder, index: SampleIndex, place: Place) -> AsyncIterato
     quiet = 0.0
     while True:
         # Asked before the logs are read: what was written before the end is told before it.
-        training = await asyncio.to_thread(summary.is_training, run)
+        training = await asyncio.to_thread(run.is_locked)
         for name, data in await asyncio.to_thread(teller.news):
             quiet = 0.0
             yield f"id: {teller.place}\nevent: {name}\ndata: {json.dumps(data)}\n\n"

@@ -5,27 +5,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tunestone.data import load_prompts
-from tunestone.errors import DataError
+from tunestone.data import fingerprint, load_prompts
 from tunestone.runlog import RunFolder
 from tunestone.types import Prompt
 
 
 def training_prompts(run: RunFolder) -> Mapping[str, Prompt]:
-    """Id -> prompt of the training file; empty when the file is no longer there."""
-    return _read(run.config()["config"]["data"])
+    """Id -> prompt of the training file; empty when the file is gone or another one."""
+    return _read(run, "data")
 
 
 def validation_prompts(run: RunFolder) -> Mapping[str, Prompt]:
     """The same of what the run validates on, which may be split off the training file."""
-    config = run.config()["config"]
-    return _read(config["validation"] or config["data"])
+    return _read(run, "validation", "data")
 
 
 def heldout_prompts(run: RunFolder) -> Mapping[str, Prompt]:
     """The same of what base and tuned model are compared on."""
-    test = run.config()["config"]["test"]
-    return _read(test) if test else validation_prompts(run)
+    return _read(run, "test", "validation", "data")
 
 
 def show_prompt(prompts: Mapping[str, Prompt], prompt_id: str) -> dict[str, Any]:
@@ -40,16 +37,19 @@ def show_prompt(prompts: Mapping[str, Prompt], prompt_id: str) -> dict[str, Any]
     return {"id": prompt_id, "text": turns[-1]["text"], "turns": turns}
 
 
-def _read(path: str) -> Mapping[str, Prompt]:
-    file = Path(path)
-    if not path or not file.is_file():
+def _read(run: RunFolder, *names: str) -> Mapping[str, Prompt]:
+    """Of the first of these files that the run has."""
+    files = run.config()["files"]
+    record = next((files[name] for name in names if name in files), None)
+    if record is None or not Path(record["path"]).is_file():
         return {}
-    return _load(file, file.stat().st_mtime_ns)
+    path = Path(record["path"])
+    return _load(path, record["sha256"], path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _load(path: Path, changed: int) -> Mapping[str, Prompt]:
-    try:
-        return {prompt.id: prompt for prompt in load_prompts(path)}
-    except DataError:  # changed since the run began; the pages can do without
+def _load(path: Path, sha256: str, changed: int) -> Mapping[str, Prompt]:
+    """Ids may be numbers of lines, so a file that has changed since would show wrong prompts."""
+    if fingerprint(path) != sha256:
         return {}
+    return {prompt.id: prompt for prompt in load_prompts(path)}

@@ -1,12 +1,12 @@
 """A run in a few numbers: its state, how far it is, what it reached, when it will end."""
 
-import fcntl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunestone import terminal
 from tunestone.config import TrainConfig
+from tunestone.health.watch import told_alerts
 from tunestone.pace import seconds_left
 from tunestone.pages.library import ShownRun
 from tunestone.reports import evaluation
@@ -15,26 +15,9 @@ from tunestone.runlog import RunFolder, read_lines
 Record = Mapping[str, Any]
 
 
-def is_training(run: RunFolder) -> bool:
-    """Whether a process trains it now.
-
-    Asks for a shared lock of what is there already: pages that look change nothing, and do not
-    take each other for a trainer.
-    """
-    path = run.path / ".lock"
-    if not path.is_file():
-        return False
-    with path.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
 def state_of(run: RunFolder, report: Record | None) -> dict[str, str]:
     """`name` is one of training, done, stopped, unfinished; `text` says it to a person."""
-    if is_training(run):
+    if run.is_locked():
         asked = run.stop_requested()
         return {"name": "training", "text": "ending after this step" if asked else "training"}
     if report is None:
@@ -62,7 +45,7 @@ def summarise(shown: ShownRun) -> dict[str, Any]:
         "rewards": [record["reward_mean"] for record in records],
         "result": None if report is None or training else result_of(report),
         "seconds_left": seconds_left(records) if training and records else None,
-        "alerts": sum(event["kind"] == "alert" for event in read_lines(run.events)),
+        "alerts": len(told_alerts(read_lines(run.events))),
     }
 
 

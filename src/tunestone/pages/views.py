@@ -105,7 +105,7 @@ def _report(run: RunFolder) -> Data | None:
 def compare_runs(library: Library, keys: Sequence[str]) -> Data:
     """Curves of the runs `keys` over one another; of the newest when none is named."""
     runs = library.runs()
-    chosen = [run for run in runs if run.key in keys] or runs[:_COMPARED_RUNS]
+    chosen = ([run for run in runs if run.key in keys] or runs)[:_COMPARED_RUNS]
     lines = {shown.key: _lines(shown.folder) for shown in chosen}
     charts = [
         {

@@ -1,9 +1,9 @@
 """Blind preference: two answers, sides drawn at random, and what people like better.
 
 The page does not know which side is which. A side follows from a key of this process, the pair and
-a number that is drawn for each showing; the vote brings the number back, and only then are the
-names found. Votes are lines of votes.jsonl in the run folder; a vote counts while both texts are
-those that were shown.
+a number that is drawn for each showing; the vote brings the number back, signed, and only then are
+the names found: once for each showing. Votes are lines of votes.jsonl in the run folder; a vote
+counts while both texts are those that were shown.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ def show_vote(run: RunFolder) -> dict[str, Any]:
     shown: dict[str, Any] | None = None
     if different:
         pair = _next_pair(different, votes)
-        showing = secrets.token_hex(8)
+        number = secrets.token_hex(8)
+        showing = f"{number}.{_tag(pair, number)}"
         texts = (pair.base, pair.tuned)
         left, right = texts if _base_is_left(pair, showing) else texts[::-1]
         shown = {
@@ -57,12 +58,18 @@ def vote(run: RunFolder, *, pair: str, showing: str, choice: str) -> None:
     chosen = [p for p in _different(read_answers(run)) if p.fingerprint == pair]
     if not chosen:
         raise ConfigError("These answers are no longer the run's.", remedy="Load the page again.")
+    number, _, tag = showing.partition(".")
+    if not hmac.compare_digest(tag.encode(), _tag(chosen[0], number).encode()):
+        raise ConfigError("This page is from an earlier start.", remedy="Load the page again.")
+    if any(earlier.get("showing") == showing for earlier in read_lines(run.path / "votes.jsonl")):
+        raise ConfigError("This showing has its vote already.", remedy="Load the page again.")
     left = "base" if _base_is_left(chosen[0], showing) else "tuned"
     right = "tuned" if left == "base" else "base"
     record = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "prompt_id": chosen[0].prompt["id"],
         "pair": pair,
+        "showing": showing,
         "left": left,
         "choice": choice,
         "preferred": {"left": left, "right": right}.get(choice),
@@ -102,5 +109,12 @@ def _next_pair(pairs: Sequence[Pair], votes: Sequence[Mapping[str, Any]]) -> Pai
 
 
 def _base_is_left(pair: Pair, showing: str) -> bool:
-    message = f"{pair.fingerprint}/{showing}".encode()
-    return hmac.digest(_KEY, message, hashlib.sha256)[0] % 2 == 0
+    return _digest("side", pair, showing)[0] % 2 == 0
+
+
+def _tag(pair: Pair, number: str) -> str:
+    return _digest("showing", pair, number).hex()
+
+
+def _digest(purpose: str, pair: Pair, text: str) -> bytes:
+    return hmac.digest(_KEY, f"{purpose}/{pair.fingerprint}/{text}".encode(), hashlib.sha256)

@@ -17,6 +17,7 @@ import tomli_w
 from tunestone.config import TrainConfig, read_toml
 from tunestone.data import write_rows
 from tunestone.errors import ConfigError
+from tunestone.runlog import storage_errors
 
 _HERE = Path(__file__).parent
 
@@ -80,7 +81,9 @@ def write_task(folder: Path, settings: Mapping[str, Any], splits: Splits) -> Pat
 
     `config.toml` names the files beside it. Raises StorageError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()  # so that the settings hold wherever they are used from
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, rows in splits.items():
         path = folder / f"{name}.jsonl"
@@ -88,7 +91,8 @@ def write_task(folder: Path, settings: Mapping[str, Any], splits: Splits) -> Pat
         paths["data" if name == "train" else name] = str(path)
     named = {key: path for key, path in paths.items() if key in TrainConfig.model_fields}
     config = folder / "config.toml"
-    config.write_text(tomli_w.dumps({**named, **settings}), encoding="utf-8")
+    with storage_errors(config):
+        config.write_text(tomli_w.dumps({**named, **settings}), encoding="utf-8")
     return config
 
 

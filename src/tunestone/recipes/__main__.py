@@ -5,8 +5,10 @@ tunestone check my-task/train.jsonl --config my-task/config.toml
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+from tunestone.errors import TunestoneError
 from tunestone.recipes import load_recipe, recipe_names, write_task
 
 
@@ -26,4 +28,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TunestoneError as error:
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _NO_GAIN = "no relative gain (the base scored 0 or less)"
+_SIGNIFICANT = 0.05  # two-sided; with few prompts an interval alone says too much
 _MODELS = ("base", "tuned")
 _FACTS = {
     "base_model": "base",
@@ -63,9 +64,9 @@ def verdict(report: Mapping[str, Any]) -> str:
         f"({report['gained']} gained, {report['lost']} lost)."
     )
     low, high = report["difference_ci95"]
-    if low > 0:
+    if report["p_value"] <= _SIGNIFICANT and low > 0:
         return f"{numbers} The tuned model is better."
-    if high < 0:
+    if report["p_value"] <= _SIGNIFICANT and high < 0:
         return f"{numbers} The tuned model is WORSE."
     nothing = "Not significant: these prompts do not show a difference."
     needed = report["prompts_needed"]

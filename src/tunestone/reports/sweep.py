@@ -76,7 +76,10 @@ def _notes(record: Mapping[str, Any]) -> Iterator[str]:
     rest = ", ".join(f"{n} = {format_value(record['settings'][n])}" for n in record["varied"])
     yield f"Where a point does not say otherwise: {rest}."
     if len(record["seeds"]) > 1:
-        yield "Intervals (95 %) are over seeds, each with data, draws and LoRA's start of its own."
+        yield (
+            "Intervals (95 %) are over seeds, each with data, draws and LoRA's start of its own; "
+            "where one run is finished, over its prompts."
+        )
     else:
         yield "Intervals (95 %) are over the prompts of one seed: another may come out otherwise."
     done = [point for point in record["points"] if point["finished"]]

@@ -165,7 +165,7 @@ if (main.dataset.twin) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.target.matches("input, select, textarea")) return;
   document.querySelector(`button[data-key="${CSS.escape(event.key)}"]`)?.click();
 });

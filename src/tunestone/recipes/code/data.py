@@ -18,9 +18,9 @@ EXAMPLES = (
     ("f(xs): how many numbers in xs are odd", "def f(xs): return len([x for x in xs if x % 2])"),
 )
 
-COMPOSED_IN_TEN = {1: 0, 2: 4, 3: 10}
+COMPOSED_IN_TEN = {1: 0, 2: 4}
 """Level -> how many of ten tasks take two operations."""
-LEVELS = (2, 1, 3)
+LEVELS = (2, 1)
 """Keys of COMPOSED_IN_TEN, the usual one first."""
 _TESTS = 4
 
@@ -77,7 +77,6 @@ _COMPOSED: Mapping[str, tuple[Task, ...]] = {
         Task("n plus {b}, times {a}", "(n + {b}) * {a}"),
         Task("the square of n, minus {b}", "n ** 2 - {b}"),
         Task("the larger of n and {a}, plus {b}", "max(n, {a}) + {b}"),
-        Task("whether n is a multiple of {d} and less than {b}", "n % {d} == 0 and n < {b}"),
         Task("the remainder of n divided by {a}, times {b}", "n % {a} * {b}"),
     ),
     "s": (

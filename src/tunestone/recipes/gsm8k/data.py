@@ -29,7 +29,7 @@ EXAMPLES = (
 )
 LEVELS = (1,)
 WITHOUT_SIGNAL = {
-    "smollm2-135m": "it solves about 1 problem in 200, so in 97 of 100 groups of 8 no answer is "
+    "smollm2-135m": "it solves about 1 problem in 200, so in 96 of 100 groups of 8 no answer is "
     "right, and a group that agrees teaches nothing."
 }
 _CALCULATOR = re.compile(r"<<.*?>>")
@@ -91,7 +91,7 @@ def _load_from_hub() -> tuple[list[splits.Row], list[splits.Row]]:
 
 def _read(path: Path) -> list[splits.Row]:
     rows: list[splits.Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         place = Place(str(path), number)
         if line.strip():
             rows.append(_to_row(parse_object(line, place, first=not rows), place))

@@ -13,13 +13,14 @@ Left out: an order from easy to hard. The trainer shuffles each epoch, and share
 """
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
 from tunestone.config import TrainConfig
-from tunestone.errors import RunError
+from tunestone.errors import RunError, TunestoneError
 from tunestone.recipes import load_recipe, write_task
 from tunestone.recipes.math.data import generate
 from tunestone.runlog import RunFolder, read_lines
@@ -81,4 +82,7 @@ def shares_by_signal(pass_rates: Mapping[int, float], *, group_size: int) -> dic
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TunestoneError as error:
+        sys.exit(f"error: {error}")

@@ -5,7 +5,6 @@ without its conditions: what happens to fit one database does not fit the next.
 """
 
 import random
-import re
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -55,8 +54,8 @@ _ONE_TABLE = (
     ),
     Question(
         "filter",
-        ("In which cities do customers under {age} live?", "Cities of customers under {age}?"),
-        "SELECT city FROM customers WHERE age < {age}",
+        ("How old are the customers in {city}?", "What are the ages of customers in {city}?"),
+        "SELECT age FROM customers WHERE city = '{city}'",
     ),
     Question(
         "filter",
@@ -143,9 +142,9 @@ _JOINED = (
         "WHERE price > {price}",
     ),
 )
-QUESTIONS = {1: _ONE_TABLE, 2: _ONE_TABLE + _CALCULATED, 3: _CALCULATED + _JOINED}
+QUESTIONS = {1: _ONE_TABLE + _CALCULATED, 2: _CALCULATED + _JOINED}
 """Level -> the questions that are asked, their kinds in turn."""
-LEVELS = (2, 1, 3)
+LEVELS = (1, 2)
 """Keys of QUESTIONS, the usual one first."""
 
 _NAMES = ("Ava", "Ben", "Clara", "Dan", "Ella", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate")
@@ -176,33 +175,41 @@ def generate(
 
 
 def _draw(rng: random.Random, question: Question) -> tuple[str, splits.Row]:
-    values: dict[str, str | int] = {
-        "city": rng.choice(_CITIES),
-        "item": rng.choice(_ITEMS),
-        "age": rng.randint(25, 65),
-        "price": rng.randint(20, 180),
-        "year": rng.randint(2001, 2026),
-    }
-    query = question.query.format(**values)
+    while True:
+        values: dict[str, str | int] = {
+            "city": rng.choice(_CITIES),
+            "item": rng.choice(_ITEMS),
+            "age": rng.randint(25, 65),
+            "price": rng.randint(20, 180),
+            "year": rng.randint(2001, 2026),
+        }
+        query = question.query.format(**values)
+        script = _draw_database(values, rng)
+        if _is_fitting(query, script):
+            break
     row = {
         "messages": splits.dialog(SYSTEM, EXAMPLES, rng.choice(question.texts).format(**values)),
         "reference_answer": query,
-        "schema": _fitting_database(query, values, rng),
+        "schema": script,
         "kind": question.kind,
     }
     return query, row
 
 
-def _fitting_database(query: str, values: Mapping[str, str | int], rng: random.Random) -> str:
-    """A script that makes a database on which the query and its conditions matter."""
-    unconditional = re.sub(r" WHERE .*", "", query)
-    while True:
-        script = _draw_database(values, rng)
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.executescript(script)
-            rows, more = (connection.execute(q).fetchall() for q in (query, unconditional))
-        if rows not in ([], [(None,)], [(0,)], more):
-            return script
+def _is_fitting(query: str, script: str) -> bool:
+    """Whether each condition of the query matters on the database that the script makes."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(script)
+        rows, *others = (connection.execute(q).fetchall() for q in (query, *_weaker(query)))
+    return rows not in ([], [(None,)], [(0,)], *others)
+
+
+def _weaker(query: str) -> list[str]:
+    """The query without its conditions, and with each of several alone."""
+    head, _, told = query.partition(" WHERE ")
+    conditions = told.split(" AND ")
+    alone = [f"{head} WHERE {condition}" for condition in conditions]
+    return [head, *(alone if len(conditions) > 1 else [])]
 
 
 def _draw_database(values: Mapping[str, str | int], rng: random.Random) -> str:
