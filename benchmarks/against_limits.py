@@ -41,7 +41,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     llamas = _llamas(options)
     greedy = {name: _same_greedy_tokens(base, llama) for name, llama in llamas.items()}
     policy = Policy(base, lora_rank=workload.LORA_RANK)
-    trainer = _Training(policy)
+    trainer = Training(policy)
     sampler = Sampler(policy.view, workload.endless(base))
     ways = [bounds.bandwidth, products.measure, trainer.measure]
     ways += [functools.partial(_decode, sampler, base, rows) for rows in bounds.DECODE_ROWS]
@@ -58,7 +58,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     }
 
 
-class _Training:
+class Training:
     """Updates on the same groups, again and again."""
 
     def __init__(self, policy: Policy) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tunestone.pace import seconds_spent
 from tunestone.stats import paired_difference_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,6 @@ RUNS = ROOT / "runs" / "recipes"
 NAMES = ("math", "extraction", "moderation", "code", "sql")
 """Those that train the embedded model; gsm8k needs a larger one."""
 _FULL_REWARD = 1.0
-_PHASES = ("prepare", "base", "train", "tuned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def read_run(run: Path, seed: int) -> SeedResult:
         [float(reward >= _FULL_REWARD) for reward in json.loads(file.read_text())["rewards"]]
         for file in (run / "base.json", run / "tuned.json")
     )
-    seconds = json.loads((run / "report.json").read_text())["seconds"]
-    return SeedResult(seed, base, tuned, sum(seconds[phase] for phase in _PHASES) / 60)
+    report = json.loads((run / "report.json").read_text())
+    return SeedResult(seed, base, tuned, seconds_spent(report) / 60)
 
 
 def summarise(results: Sequence[SeedResult]) -> dict[str, Any]:

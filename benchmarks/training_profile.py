@@ -4,16 +4,13 @@ An update is profiled after two that are not; the profiler itself costs a few pe
 are those of the profiled update. What lies outside of PyTorch's operations is Python and waiting.
 """
 
-import time
 from argparse import Namespace
 from typing import Any
 
 import workload
-from against_limits import ANSWER, GROUP, PROMPT, TRAIN_GROUPS
+from against_limits import Training
 from torch.profiler import ProfilerActivity, profile
 
-from tunestone.config import TrainConfig
-from tunestone.core.learner import Learner
 from tunestone.core.model import Policy, load_base
 
 _KINDS = {
@@ -30,16 +27,11 @@ def measure(options: Namespace) -> dict[str, Any]:
     """Seconds of an update, and the share of each kind of operation."""
     setting = workload.setting(options)
     policy = Policy(load_base(options.model), lora_rank=workload.LORA_RANK)
-    learner = Learner(policy, TrainConfig(max_completion_tokens=ANSWER, lora_rank=policy.lora_rank))
-    groups = workload.groups(
-        policy.base, count=TRAIN_GROUPS, size=GROUP, prompt=PROMPT, answer=ANSWER
-    )
+    training = Training(policy)
     for _ in range(_WARM):
-        learner.update(groups, learning_rate=workload.LEARNING_RATE)
+        training.measure()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        start = time.perf_counter()
-        learner.update(groups, learning_rate=workload.LEARNING_RATE)
-        seconds = time.perf_counter() - start
+        seconds = training.measure()["train"]
     spent = dict.fromkeys([*_KINDS, "element-wise and copies"], 0.0)
     for event in profiler.key_averages():
         spent[_kind(event.key)] += event.self_cpu_time_total / 1e6

@@ -1,4 +1,4 @@
-"""How long a run still takes, by the steps it has done."""
+"""How long a run has taken, and still takes by the steps it has done."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
@@ -6,6 +6,13 @@ from typing import Any
 
 _RECENT = 10
 """Steps whose median is taken for the next ones."""
+
+_PHASES = ("prepare", "base", "train", "tuned")
+
+
+def seconds_spent(report: Mapping[str, Any]) -> float:
+    """From beginning to end, by the run's report; a resumed run tells its last session."""
+    return float(sum(report["seconds"][phase] for phase in _PHASES))
 
 
 def seconds_left(records: Sequence[Mapping[str, Any]]) -> float:

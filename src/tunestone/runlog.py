@@ -86,6 +86,12 @@ class RunFolder:
             )
         return cls(path)
 
+    @classmethod
+    def find(cls, path: Path) -> "RunFolder | None":
+        """The run of a folder that may as well be a model's, which has a config.json too."""
+        is_run = (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+        return cls(path) if is_run else None
+
     def config(self) -> dict[str, Any]:
         """What config.json holds."""
         return read_json(self.path / "config.json")

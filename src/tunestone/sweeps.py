@@ -28,6 +28,7 @@ from typing import Any, Literal
 from tunestone.config import TrainConfig, parse_assignment
 from tunestone.errors import ConfigError, RunError
 from tunestone.health.watch import told_alerts
+from tunestone.pace import seconds_spent
 from tunestone.runlog import RunFolder, read_json, read_lines
 
 State = Literal["finished", "unfinished", "diverged"]
@@ -38,7 +39,6 @@ UNCHANGED = "unchanged"
 """Name of the point at which every varied setting has the value it has at the others."""
 _MEASURING = ("reward", "test", "validation")
 """Settings that decide what a score means."""
-_PHASES = ("prepare", "base", "train", "tuned")
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom. Beyond, the last one is a little wide."""
 
@@ -212,7 +212,7 @@ def read_result(path: Path, seed: int) -> RunResult:
         tuned_ci95=(low, high),
         difference=report["difference"],
         difference_ci95=(difference_low, difference_high),
-        seconds=sum(report["seconds"][phase] for phase in _PHASES),
+        seconds=seconds_spent(report),
         alerts=tuple(dict.fromkeys(alert["code"] for alert in told_alerts(read_lines(run.events)))),
     )
 

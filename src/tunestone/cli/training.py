@@ -31,6 +31,7 @@ from tunestone.cli.app import (
 )
 from tunestone.config import Origins, TrainConfig, read_toml, resolve
 from tunestone.errors import ConfigError, DataError, ModelError, RunError
+from tunestone.pace import seconds_spent
 from tunestone.recipes import Splits, load_recipe
 from tunestone.reports.evaluation import number
 from tunestone.runlog import RunFolder, read_lines
@@ -233,11 +234,10 @@ def _execute(run: RunFolder) -> None:
     assert report is not None, "only a watch that leaves on request gets none"
     console.print()
     terminal.print_report(console, report)
-    spent = sum(report["seconds"][phase] for phase in ("prepare", "base", "train", "tuned"))
     lines = (
         f"Adapter: {_near(run.adapter)}",
         f"Report:  {_near(run.path / 'report.html')}",
-        f"Time:    {terminal.duration(spent)} minutes",
+        f"Time:    {terminal.duration(seconds_spent(report))} minutes",
     )
     console.print(Text("\n" + "\n".join(lines)))
 

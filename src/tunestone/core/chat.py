@@ -26,8 +26,8 @@ class Chat:
     ) -> None:
         self._context: list[Mapping[str, Any]] = []
         stop: tuple[str, ...] = ()
-        if (Path(model) / "config.json").is_file() and (Path(model) / "checkpoints").is_dir():
-            run = RunFolder.open(Path(model))
+        run = RunFolder.find(Path(model))
+        if run is not None:
             self._base = load_tuned(run)
             stop = run_config(run).stop
             if with_context:

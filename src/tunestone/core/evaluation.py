@@ -81,7 +81,7 @@ def evaluate_pair(
     was trained on are counted and named. Raises ConfigError without a reward, and what loading the
     data and the models raises.
     """
-    run = _find_run(tuned)
+    run = RunFolder.find(Path(tuned).expanduser())
     config = _settings(run, wishes)
     if not config.reward:
         raise ConfigError("There is no reward to grade with.", remedy="Name it with --reward.")
@@ -107,17 +107,11 @@ def open_model(source: str) -> BaseModel:
 
     Raises RunError for a run without a result, ModelError for what cannot be loaded.
     """
-    run = _find_run(source)
+    folder = Path(source).expanduser()
+    run = RunFolder.find(folder)
     if run is not None:
         return load_tuned(run)
-    folder = Path(source).expanduser()
     return _open_adapter(folder) if (folder / _ADAPTER_CONFIG).is_file() else load_base(source)
-
-
-def _find_run(source: str) -> RunFolder | None:
-    folder = Path(source).expanduser()
-    is_run = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
-    return RunFolder.open(folder) if is_run else None
 
 
 def _open_adapter(folder: Path) -> BaseModel:
