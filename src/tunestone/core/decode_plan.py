@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tunestone.core.attention import TreePlan
 from tunestone.core.tree import TokenTree
 
 _SHORT_TRUNKS = 4096  # tokens; of this many the copies are cheaper to read than to share
+_FIRST_CAPACITY = 128  # tokens of an answer in a cache of fixed size
 
 
 class DecodePlan:
@@ -19,7 +21,7 @@ class DecodePlan:
 
     def __init__(self, prefill: TreePlan, tree: TokenTree, group_size: int) -> None:
         self.longest = prefill.longest
-        device = prefill.keys_values[0][0].device
+        device = self.device = prefill.keys_values[0][0].device
         trunk = min(tree.trunk_length(), *map(len, tree.paths_BT))
         if trunk * len(tree.paths_BT) <= _SHORT_TRUNKS:
             trunk = 0  # a copy for each prompt costs less than another product
@@ -76,7 +78,7 @@ class DecodePlan:
         by_prompt = self._to_prompts(query, prompt_keys.transpose(-1, -2))
         if self._bias_B is not None:
             by_prompt = by_prompt + self._bias_B
-        scores = [by_prompt, query @ keys.transpose(-1, -2)]
+        scores = [by_prompt, self._to_own(query, keys)]
         if self._trunk:
             scores.append(self._to_trunk(query, self._trunk[layer][0].transpose(-1, -2)))
         weights = torch.cat(scores, dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
@@ -99,6 +101,9 @@ class DecodePlan:
         held[0][:, :, at] = key[:, :, 0]
         held[1][:, :, at] = value[:, :, 0]
         return held[0][:, :, : at + 1], held[1][:, :, : at + 1]
+
+    def _to_own(self, query: Tensor, keys: Tensor) -> Tensor:
+        return query @ keys.transpose(-1, -2)
 
     def _to_trunk(self, left_BHGX: Tensor, right_HXY: Tensor) -> Tensor:
         """[B, H, G, X] by the trunk's [H, X, Y], shared by all rows -> [B, H, G, Y]."""
@@ -131,3 +136,44 @@ class DecodePlan:
         self._slot_B = self._prompt_B * self._rows_per_prompt + rank_B
         bias_B = self._bias_PT[self._prompt_B][:, None, None, :]
         self._bias_B = bias_B if bool(bias_B.any()) else None
+
+
+class FixedDecodePlan(DecodePlan):
+    """The same in tensors that keep shape and address over many steps, so one can be replayed.
+
+    The cache of answers has `capacity` places, those not yet written masked; it doubles when full.
+    """
+
+    def __init__(self, prefill: TreePlan, tree: TokenTree, group_size: int) -> None:
+        super().__init__(prefill, tree, group_size)
+        self.capacity = 0
+        self._at = torch.zeros(1, dtype=torch.long, device=self.device)
+        self._bias_T = torch.zeros(0, device=self.device)
+
+    def advance(self) -> None:
+        """See `DecodePlan.advance`."""
+        super().advance()
+        if self._filled > self.capacity:
+            self._grow(max(_FIRST_CAPACITY, self.capacity))
+        self._at.fill_(self._filled - 1)
+        self._bias_T[self._filled - 1] = 0.0
+
+    def _grow(self, more: int) -> None:
+        self.capacity += more
+        self._bias_T = pad(self._bias_T, (0, more), value=float("-inf"))
+        self._answers = {
+            layer: (pad(key, (0, 0, 0, more)), pad(value, (0, 0, 0, more)))
+            for layer, (key, value) in self._answers.items()
+        }
+
+    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values; all places of the cache come back."""
+        if layer not in self._answers:
+            shape = (*key.shape[:2], self.capacity, key.shape[3])
+            # Zeros: what is masked is still multiplied, and a NaN would stay one.
+            self._answers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+        keys, values = self._answers[layer]
+        return keys.index_copy_(2, self._at, key), values.index_copy_(2, self._at, value)
+
+    def _to_own(self, query: Tensor, keys: Tensor) -> Tensor:
+        return super()._to_own(query, keys) + self._bias_T

@@ -20,9 +20,16 @@ from torch import Tensor, nn
 
 from tunestone.core.attention import TreePlan
 from tunestone.core.constraint import LazyGrammars
-from tunestone.core.decode_plan import DecodePlan
+from tunestone.core.decode_plan import DecodePlan, FixedDecodePlan
+from tunestone.core.decode_steps import (
+    DecodeSteps,
+    PlainSteps,
+    RecordedSteps,
+    Recorder,
+    record_cuda_graph,
+)
 from tunestone.core.logprobs import tree_logits
-from tunestone.core.model import BaseModel, tree_attention
+from tunestone.core.model import BaseModel
 from tunestone.core.tree import build_tree, common_prefix
 from tunestone.types import Completion, FinishReason
 
@@ -73,9 +80,13 @@ class _Row:
 class Sampler:
     """Draws completions from a network with shared prefixes."""
 
-    def __init__(self, network: nn.Module, base: BaseModel) -> None:
+    def __init__(
+        self, network: nn.Module, base: BaseModel, *, record: Recorder | None = None
+    ) -> None:
+        """`record` makes decoding steps replayable; on a GPU they are as CUDA graphs anyway."""
         self._network = network
         self._base = base
+        self._record = record or (record_cuda_graph if base.device.type == "cuda" else None)
         self._grammars = LazyGrammars(base)
 
     @torch.inference_mode()
@@ -111,7 +122,7 @@ class Sampler:
         params: SamplingParams,
         uniforms_BT: Tensor,
     ) -> list[_Row]:
-        plan, logits_PV, positions_P = self._prefill(prompts_PT, group_size)
+        steps, logits_PV, positions_P = self._prefill(prompts_PT, group_size)
         rows = [_Row() for _ in range(len(prompts_PT) * group_size)]
         device = logits_PV.device
         uniforms_BT = uniforms_BT.to(device)
@@ -133,16 +144,16 @@ class Sampler:
             if len(going) == 0 or t + 1 == params.max_tokens:
                 break
             if len(going) < len(drawn):
-                plan.keep(going)
+                steps.keep(going)
                 living, positions_B, tokens_B = living[going], positions_B[going], tokens_B[going]
             positions_B = positions_B + 1
-            logits_BV = self._step(plan, tokens_B, positions_B)
+            logits_BV = steps.next_logits(tokens_B, positions_B)
         return rows
 
     def _prefill(
         self, prompts_PT: Sequence[Sequence[int]], group_size: int
-    ) -> tuple[DecodePlan, Tensor, Tensor]:
-        """Decode plan, logits after each prompt [P, V], position of its last token [P]."""
+    ) -> tuple[DecodeSteps, Tensor, Tensor]:
+        """What decodes, logits after each prompt [P, V], position of its last token [P]."""
         tree = build_tree(prompts_PT, [len(prompt) for prompt in prompts_PT])
         device = self._base.device
         prefill = TreePlan(tree, device, record=True)
@@ -150,19 +161,14 @@ class Sampler:
         logits = tree_logits(self._network, tree, unique, prefill).float()
         order = torch.tensor([unique.index(leaf) for leaf in tree.leaves_B], device=device)
         positions_P = torch.tensor([tree.positions_N[i] for i in tree.leaves_B], device=device)
-        return DecodePlan(prefill, tree, group_size), logits[order], positions_P
-
-    def _step(self, plan: DecodePlan, tokens_B: Tensor, positions_B: Tensor) -> Tensor:
-        plan.advance()
-        with tree_attention(self._network):
-            output = self._network(
-                input_ids=tokens_B[:, None],
-                position_ids=positions_B[:, None],
-                plan=plan,
-                use_cache=False,
-            )
-        logits_BV: Tensor = output.logits[:, -1].float()
-        return logits_BV
+        steps: DecodeSteps
+        if self._record is None:
+            steps = PlainSteps(self._network, DecodePlan(prefill, tree, group_size))
+        else:
+            plan = FixedDecodePlan(prefill, tree, group_size)
+            rows = len(prompts_PT) * group_size
+            steps = RecordedSteps(self._network, plan, rows, self._record)
+        return steps, logits[order], positions_P
 
     def _extend(
         self,
