@@ -1,7 +1,7 @@
 """Decoding steps that are recorded and replayed, as on a GPU, against the plain ones.
 
-A CUDA graph does the same again on the same memory. The recorder here does so too: it lets a step be
-computed only through the function it was given when it recorded, and hands back one fixed tensor.
+A CUDA graph does the same again on the same memory. The recorder here does so too: it lets a step
+be computed only through the function it was given when it recorded, and gives one fixed tensor.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """One decoding step after another: plainly, or recorded once and replayed.
 
-On a GPU a token of a small model takes less time than launching its kernels one by one from Python,
-so the launches are recorded as a CUDA graph and replayed as one. A recording holds for one number of
-rows and one size of the cache; both change seldom. On a CPU nothing is gained by it.
+On a GPU a token of a small model takes less time than launching its kernels one by one from
+Python, so the launches are recorded as a CUDA graph and replayed as one. A recording holds for one
+number of rows and one size of the cache; both change seldom. On a CPU nothing is gained by it.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from tunestone.core.model import tree_attention
 
 Run = Callable[[], Tensor]
 Recorder = Callable[[Run], Run]
-"""Makes of a function over fixed tensors one that does the same again, and gives the same tensor."""
+"""Makes of a function over fixed tensors one that does the same again into the same tensor."""
 
 
 class DecodeSteps(Protocol):
@@ -60,6 +60,8 @@ class RecordedSteps:
         self._network = network
         self._plan = plan
         self._record = record
+        self._replay: Run | None = None
+        self._recorded_for = 0  # capacity of the cache
         self._begin(rows, plan.device)
 
     def keep(self, going_B: Tensor) -> None:
@@ -84,8 +86,7 @@ class RecordedSteps:
         self._slot_B = torch.arange(rows, device=device)
         self._tokens_R = torch.zeros(rows, dtype=torch.long, device=device)
         self._positions_R = torch.zeros(rows, dtype=torch.long, device=device)
-        self._replay: Run | None = None
-        self._recorded_for = 0
+        self._replay = None
 
     def _run(self) -> Tensor:
         return _forward(self._network, self._plan, self._tokens_R, self._positions_R)
