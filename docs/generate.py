@@ -84,7 +84,7 @@ def config_page() -> str:
     """A table per group of settings."""
     lines = ["# Settings", NOTE, "", SETTINGS.strip()]
     fields = config.TrainConfig.model_fields
-    for heading, names in groups():
+    for heading, names in config.setting_groups():
         lines += ["", f"## {heading}", "", *field_table("setting", {n: fields[n] for n in names})]
     return "\n".join(lines) + "\n"
 
@@ -97,14 +97,6 @@ def field_table(title: str, fields: Mapping[str, typing.Any]) -> list[str]:
         cells = (f"`{field.alias or name}`", type_name(field.annotation), bounds(field))
         lines += [f"| {' | '.join((*cells, default(field), meaning))} |"]
     return lines
-
-
-def groups() -> Iterator[tuple[str, list[str]]]:
-    """(heading, fields under it), from the `# --- heading` comments of TrainConfig."""
-    for part in inspect.getsource(config.TrainConfig).split("# --- ")[1:]:
-        heading, _, body = part.partition("\n")
-        names = [n for n in config.TrainConfig.model_fields if f"\n    {n}: " in f"\n{body}"]
-        yield heading[0].upper() + heading[1:], names
 
 
 def type_name(annotation: object) -> str:

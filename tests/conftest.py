@@ -1,6 +1,8 @@
 """What all tests share: shapes are checked, one thread is used, tiny models stand ready."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
@@ -14,8 +16,12 @@ jaxtyping.install_import_hook(
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from chromium import start_chromium  # noqa: E402
 from tiny import write_tiny_model  # noqa: E402
 from tunestone.core.model import BaseModel, load_base  # noqa: E402
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 torch.set_num_threads(1)
 settings.register_profile("tunestone", deadline=None)  # a busy machine is not a failure
@@ -32,3 +38,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_base(tiny_folder: Path) -> BaseModel:
     """A fresh copy for every test: a policy changes the network it is given."""
     return load_base(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[webdriver.Chrome]":
+    """A real Chromium, one for all tests that drive one."""
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
+    yield driver
+    driver.quit()

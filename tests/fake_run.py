@@ -1,17 +1,21 @@
 """A run folder as a training leaves it, made up in a blink: for tests of the pages.
 
-    from fake_run import PLANTED, write_run
+    from fake_run import PLANTED, trained, write_run
 
     run = write_run(tmp_path / "runs" / "a")                       # done: 30 steps of 16 x 8
     run = write_run(tmp_path / "b", steps=4, of=30, prompts=3, group=4, report=False)
+    with trained(run): ...                                         # held as by a trainer
 
 The model answers sums; it gets better, shorter and surer. Step 3 holds a completion whose grading
 failed and one with PLANTED, a script that must never run. Words are those of docs/architecture.md.
 """
 
+import contextlib
+import fcntl
 import json
 import random
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +63,14 @@ def write_run(
     if report:
         made.finish(steps, heldout, tuned=tuned)
     return made.run
+
+
+@contextlib.contextmanager
+def trained(run: RunFolder) -> Iterator[None]:
+    """Held as by a trainer: flock keeps two openings apart, within one process too."""
+    with (run.path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class _Made:

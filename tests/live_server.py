@@ -41,10 +41,11 @@ from tunestone.api.app import ErrorRenderer, build_app
 from tunestone.api.http import DialectName, Route
 from tunestone.api.services import Services
 from tunestone.errors import DataError
-from tunestone.jobs.job import move
+from tunestone.jobs.job import StateError, move
 from tunestone.jobs.names import BaseNames
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import Store, sqlite_url
+from tunestone.jobs.tables import Job
 
 
 class IdleJobs:
@@ -67,6 +68,9 @@ class IdleJobs:
 
     def resume(self, job_id: str) -> None:
         with self._store.session() as session:
+            state = session.get_one(Job, job_id).state
+            if state != "paused":
+                raise StateError(f"The job is {state}; only a paused job can be resumed.")
             move(session, job_id, "queued")
 
 

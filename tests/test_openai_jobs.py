@@ -534,7 +534,7 @@ def test_cancel_is_for_good(client):
     assert cancelled.finished_at is not None
     error = refusal(openai.BadRequestError, lambda: client.fine_tuning.jobs.resume(job.id))
     assert (error.code, error.type) == ("state_error", "invalid_request_error")
-    assert "The job is stopped; it cannot become queued." in error.message
+    assert "The job is stopped; only a paused job can be resumed." in error.message
     refusal(openai.BadRequestError, lambda: client.fine_tuning.jobs.cancel(job.id))
 
 

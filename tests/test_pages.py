@@ -194,6 +194,43 @@ def test_a_prompt_is_followed_and_its_changes_are_those_of_equal_beginnings(
     assert checked >= 2
 
 
+def test_the_most_changed_stand_first(client: TestClient, runs: Path) -> None:
+    lines = [s for s in read_lines(runs / "done/samples.jsonl") if s["step"] <= 6]
+
+    def slow_mean(line: dict) -> float | None:
+        """Of each token against the earliest completion that shares all up to it."""
+        found = []
+        for i in range(len(line["tokens"])):
+            same = [
+                other
+                for other in lines
+                if other["prompt_id"] == line["prompt_id"]
+                and other["step"] < line["step"]
+                and other["tokens"][: i + 1] == line["tokens"][: i + 1]
+            ]
+            if same:
+                earliest = min(same, key=lambda other: other["step"])
+                found.append(line["logprobs"][i] - earliest["logprobs"][i])
+        return sum(found) / len(found) if found else None
+
+    data = client.get("/runs/done/rollouts.json?step=6&sort=changed").json()
+    shown = {(c["prompt_id"], c["index"]): c["change"] for c in data["completions"]}
+    slow = {(s["prompt_id"], s["index"]): slow_mean(s) for s in samples(runs, 6)}
+    assert shown == {key: value and pytest.approx(value) for key, value in slow.items()}
+    known = [abs(change) for change in shown.values() if change is not None]
+    assert 2 <= len(known) < len(shown) and data["comparable"] == len(known)
+    assert known == sorted(known, reverse=True)
+    assert list(shown.values())[len(known) :] == [None] * (len(shown) - len(known))
+    assert data["coloured_by"] == "changes"
+    page = client.get("/runs/done/rollouts?step=6&sort=changed").text
+    assert f"changed {max(shown.values(), key=lambda c: abs(c or 0)):+.2f}" in page
+    # Across all steps there is no such order, and without a tokenizer no colour of tokens.
+    everywhere = client.get("/runs/done/rollouts.json?step=all&sort=changed").json()
+    assert everywhere["wanted"]["sort"] == "best"
+    bare = client.get("/runs/going/rollouts.json?sort=changed").json()
+    assert (bare["coloured_by"], bare["found"]) == ("texts", 8)
+
+
 def test_a_validation_prompt_is_followed(client: TestClient) -> None:
     data = client.get("/runs/done/validation.json?id=validation-3").json()
     assert [answer["step"] for answer in data["answers"]] == [0, 5]

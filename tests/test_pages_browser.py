@@ -1,12 +1,5 @@
-"""The pages in a real Chromium: nothing is complained about, nothing planted runs, all fits.
+"""The pages in a real Chromium: nothing is complained about, nothing planted runs, all fits."""
 
-Screenshots of every page are kept in the folder that TUNESTONE_SCREENSHOTS names.
-"""
-
-import contextlib
-import fcntl
-import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,15 +10,23 @@ import uvicorn
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.wait import WebDriverWait
 
-from fake_run import write_run
+from chromium import (
+    DESK,
+    PHONE,
+    complaints,
+    keep_screenshot,
+    needs_chromium,
+    open_page,
+    set_view,
+    wait,
+)
+from fake_run import trained, write_run
 from tunestone.pages.app import build_view
 from tunestone.pages.library import FolderLibrary
 from tunestone.runlog import RunFolder, append_lines, read_lines
 
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(DRIVER is None, reason="there is no chromedriver")
+pytestmark = needs_chromium
 PAGES = {
     "runs": "/runs",
     "run": "/runs/done",
@@ -39,7 +40,6 @@ PAGES = {
     "compare": "/compare",
     "missing": "/runs/missing",
 }
-PHONE, DESK = (380, 800), (1280, 900)
 
 
 @pytest.fixture(scope="module")
@@ -69,50 +69,6 @@ def address(runs: Path) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(DRIVER)
-    driver = webdriver.Chrome(options, service)
-    driver.set_page_load_timeout(300)  # a busy machine is no fault of the pages
-    driver.set_script_timeout(300)
-    yield driver
-    driver.quit()
-
-
-@contextlib.contextmanager
-def trained(run: RunFolder) -> Iterator[None]:
-    """Held as by a trainer: flock keeps two openings apart, within one process too."""
-    with (run.path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def wait(browser: webdriver.Chrome, condition: str) -> None:
-    """Until a condition in the page's JavaScript holds."""
-    WebDriverWait(browser, 120).until(lambda b: b.execute_script(f"return {condition}"))
-
-
-def complaints(browser: webdriver.Chrome) -> list[str]:
-    """What the console holds since it was asked last; a page that is not there is no complaint."""
-    lines = [entry["message"] for entry in browser.get_log("browser")]
-    return [line for line in lines if "/runs/missing" not in line]
-
-
-def open_page(browser: webdriver.Chrome, address: str) -> None:
-    browser.get(address)
-    # What is drawn is drawn: every chart that is shown holds a line.
-    wait(
-        browser,
-        "[...document.querySelectorAll('.chart:not([hidden])')]"
-        ".every((chart) => chart.querySelector('.scatterlayer .trace'))",
-    )
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_every_page_fits_is_quiet_and_runs_nothing_planted(
@@ -123,24 +79,13 @@ def test_every_page_fits_is_quiet_and_runs_nothing_planted(
     size: tuple[int, int],
     scheme: str,
 ) -> None:
-    shots = Path(os.environ.get("TUNESTONE_SCREENSHOTS", tmp_path))
-    shots.mkdir(parents=True, exist_ok=True)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-    width, height = size
     with trained(RunFolder(runs / "going")):
         for name, path in PAGES.items():
-            view = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
+            set_view(browser, size, scheme)
             open_page(browser, address + path)
-            wide = browser.execute_script("return document.documentElement.scrollWidth")
-            assert wide <= width, f"{name} is {wide} wide"
-            tall = browser.execute_script("return document.documentElement.scrollHeight")
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride", {**view, "height": min(tall, 6000)}
-            )
-            browser.save_screenshot(str(shots / f"{name}-{width}-{scheme}.png"))
-            assert complaints(browser) == [], name
+            keep_screenshot(browser, f"{name}-{size[0]}-{scheme}", size[0], tmp_path)
+            # A page that is not there is no complaint.
+            assert complaints(browser, but="/runs/missing") == [], name
             assert browser.execute_script("return window.planted") is None, name
 
 

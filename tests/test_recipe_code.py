@@ -94,22 +94,22 @@ def test_sql_conditions_matter_on_every_database() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("SELECT name FROM customers WHERE city = 'Oslo'", 1),
-        ("```sql\nselect name from customers where city='Oslo';\n```", 1),
-        ("SELECT city FROM customers WHERE city = 'Oslo'", 0),
-        ("SELECT name FROM customers", 0),
-        ("SELECT name FROM customers WHERE town = 'Oslo'", 0),
+        ("SELECT name FROM people WHERE city = 'Oslo'", 1),
+        ("```sql\nselect name from people where city='Oslo';\n```", 1),
+        ("SELECT city FROM people WHERE city = 'Oslo'", 0),
+        ("SELECT name FROM people", 0),
+        ("SELECT name FROM people WHERE town = 'Oslo'", 0),
         ("The customers are Ada and Bo.", 0),
-        ("DELETE FROM customers", 0),
+        ("DELETE FROM people", 0),
         ("", 0),
     ],
 )
 def test_sql_rewards(text: str, expected: float) -> None:
-    filled = "INSERT INTO customers VALUES (1, 'Ada', 'Oslo', 30), (2, 'Bo', 'Rome', 40);"
+    filled = "INSERT INTO people VALUES ('Ada', 'Oslo', 30), ('Bo', 'Rome', 40);"
     row = {
         "messages": [{"role": "user", "content": "Who lives in Oslo?"}],
-        "reference_answer": "SELECT name FROM customers WHERE city = 'Oslo'",
-        "schema": TABLES + filled,
+        "reference_answer": "SELECT name FROM people WHERE city = 'Oslo'",
+        "schema": TABLES[1] + filled,
     }
     with recipe_grader("sql") as grader:
         assert rewards(grader, [row], [text]) == [expected]
@@ -122,8 +122,11 @@ def test_no_constant_query_pays() -> None:
         assert sum(rewards(grader, rows, [answer] * 30)) <= 3
 
 
-def test_worked_queries_run() -> None:
-    for _, query in SQL_EXAMPLES:
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.executescript(TABLES)
-            assert connection.execute(query).description
+@pytest.mark.parametrize("level", [1, 2])
+def test_worked_queries_run(level: int) -> None:
+    messages = generate_sql(0, level=level, sizes={"test": 1})["test"][0]["messages"]
+    queries = [turn["content"] for turn in messages if turn["role"] == "assistant"]
+    assert len(queries) >= len(SQL_EXAMPLES)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(TABLES[level])
+        assert all(connection.execute(query).description for query in queries)

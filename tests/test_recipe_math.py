@@ -44,9 +44,9 @@ def test_answers_are_right_at_each_level() -> None:
 
 
 def test_levels_have_their_shares() -> None:
-    """Half of 256 test rows is one step, a quarter each two steps and a distractor."""
+    """Eight in ten of 256 test rows are one step; two steps and a distractor are one each."""
     levels = [row["level"] for row in ROWS["test"]]
-    assert [abs(levels.count(level) - count) <= 5 for level, count in ((1, 128), (2, 64))] == [
+    assert [abs(levels.count(level) - count) <= 5 for level, count in ((1, 205), (2, 26))] == [
         True,
         True,
     ]
@@ -91,7 +91,7 @@ def test_worked_examples_earn_what_they_show_and_a_constant_earns_little() -> No
         for asked, said in EXAMPLES
     ]
     with recipe_grader("math") as grader:
-        assert rewards(grader, rows, [said for _, said in EXAMPLES]) == [1, 1, 1]
+        assert rewards(grader, rows, [said for _, said in EXAMPLES]) == [1] * 5
         answers = [row["reference_answer"] for row in ROWS["test"]]
         commonest = max(set(answers), key=answers.count)
         given = rewards(grader, ROWS["test"], [f"#### {commonest}"] * len(answers))

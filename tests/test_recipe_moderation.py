@@ -78,13 +78,13 @@ def test_naming_all_rules_earns_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "strict", "lenient"),
     [
-        ("label: remove, rule: 2", 1, 1),
-        ("  label: remove, rule: 2\n", 1, 1),
-        ("I say label: remove, rule: 2.", 0, 1),
-        ("label: remove, rule: 1", 0, 0),  # half right is wrong
-        ("label: keep, rule: 2", 0, 0),
-        ("remove, 2", 0, 0),
-        ("label: remove", 0, 0),
+        ("remove: spam", 1, 1),
+        ("  remove: spam\n", 1, 1),
+        ("I say remove: spam.", 0, 1),
+        ("remove: hate", 0, 0),  # half right is wrong
+        ("keep: spam", 0, 0),
+        ("spam", 0, 0),
+        ("remove", 0, 0),
         ("", 0, 0),
     ],
 )
@@ -112,7 +112,7 @@ def test_the_judged_variant_asks_a_judge_that_does_not_see_the_answer() -> None:
 
     def judge(asked: Asked) -> Said:
         asked_for.append(asked)
-        return say(reasoning="", score=int("label: remove" in asked.user.rpartition("ANSWER")[2]))
+        return say(reasoning="", score=int("remove: " in asked.user.rpartition("ANSWER")[2]))
 
     row = next(row for row in ROWS["test"] if row["class"] == "fine")
     with serve_judge(judge) as served, ExitStack() as stack:
@@ -120,7 +120,7 @@ def test_the_judged_variant_asks_a_judge_that_does_not_see_the_answer() -> None:
         reward["endpoint"]["base_url"] = f"{served.url}/v1"
         grader = open_grader(reward, Context(folder=Path()), stack)
         row = {**row, "messages": row["messages"][-1:]}
-        given = rewards(grader, [row] * 2, ["label: remove, rule: 1", "nonsense"])
+        given = rewards(grader, [row] * 2, ["remove: hate", "nonsense"])
     assert sorted(given) == [0.0, 1.0]
     assert all(POLICY in asked.system for asked in asked_for)
     assert not any(CLASSES["fine"] in asked.user for asked in asked_for)

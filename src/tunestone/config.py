@@ -6,9 +6,10 @@ combinations before anything runs.
 """
 
 import difflib
+import inspect
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -258,3 +259,11 @@ def _explain(error: ValidationError, origins: Origins) -> str:
         key = str(problem["loc"][0])
         reasons.append(f"{key} = {problem['input']!r} ({origins[key]}): {problem['msg']}.")
     return " ".join(reasons)
+
+
+def setting_groups() -> Iterator[tuple[str, list[str]]]:
+    """(heading, settings under it), from the `# --- heading` comments of TrainConfig."""
+    for part in inspect.getsource(TrainConfig).split("# --- ")[1:]:
+        heading, _, body = part.partition("\n")
+        names = [name for name in TrainConfig.model_fields if f"\n    {name}: " in f"\n{body}"]
+        yield heading[0].upper() + heading[1:], names

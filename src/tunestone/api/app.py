@@ -14,14 +14,16 @@ from typing import final
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunestone.api import logs, refusals
+from tunestone.api.access.cookie import MOUNT, is_page
 from tunestone.api.access.gate import Gate, signing_service
 from tunestone.api.access.keys import KeyRing
 from tunestone.api.access.limits import swallow
+from tunestone.api.dashboard.door import page_route, refuse_page, wants_start
 from tunestone.api.http import Call, Caller, DialectName, Route, Router
 from tunestone.api.metrics import Metrics
 from tunestone.api.own_routes import Readiness, own_routes
@@ -42,15 +44,19 @@ def build_app(
     *,
     lifespan: Callable[[], contextlib.AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     elsewhere: Elsewhere | None = None,
+    dashboard: ASGIApp | None = None,
     readiness: Readiness | None = None,
 ) -> Starlette:
     """The server as an ASGI application.
 
     `elsewhere` is asked before the routes, by a request's scope, for an application that answers in
     their place (S3, STS and IAM of local AWS). It passes the same gate: GET and HEAD of S3 need the
-    scope read, all else write, for IAM changes things by GET as well.
+    scope read, all else write, for IAM changes things by GET as well. `dashboard` answers what is
+    asked below MOUNT, past the same gate too.
     """
-    application = _Application(services, routes, render_error, elsewhere, readiness or Readiness())
+    application = _Application(
+        services, routes, render_error, elsewhere, dashboard, readiness or Readiness()
+    )
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -81,6 +87,7 @@ class _Application:
         routes: Sequence[Route],
         render_error: Mapping[DialectName, ErrorRenderer],
         elsewhere: Elsewhere | None,
+        dashboard: ASGIApp | None,
         readiness: Readiness,
     ) -> None:
         self._services = services
@@ -89,6 +96,7 @@ class _Application:
         own = own_routes(services, readiness, self._metrics.render, routes)
         self._router = Router([*routes, *own])
         self._elsewhere = elsewhere
+        self._dashboard = dashboard
         keys = KeyRing(services.store, services.folder)
         self._gate = Gate(services.settings, keys, self._metrics.received)
         self._log = logs.logger()
@@ -129,14 +137,19 @@ class _Application:
         except Refusal as refusal:  # an application of its own reads its body only now
             if exchange.status:
                 raise
-            await refusals.render(refusal, self._surface(exchange))(scope, receive, sending)
+            await self._refuse(exchange, refusal)(scope, receive, sending)
 
     async def _answer(self, exchange: _Exchange) -> tuple[ASGIApp, Receive]:
         """What answers, and what is left for it to receive."""
         receive = exchange.request.receive
         try:
             if self._elsewhere and (app := self._elsewhere(exchange.request.scope)):
-                return app, await self._admit_elsewhere(exchange)
+                return app, await self._admit_to(exchange, _local_aws_route(exchange))
+            if self._dashboard and is_page(exchange.request):
+                route = page_route(exchange.request)
+                return self._dashboard, await self._admit_to(exchange, route)
+            if self._dashboard and wants_start(exchange.request):
+                return RedirectResponse(f"{MOUNT}/", status_code=303), receive
             exchange.route, path = self._find(exchange)
             caller, request = await self._admit(exchange, exchange.route)
             call = Call(self._services, request, exchange.route, path, caller, str(exchange.id))
@@ -144,25 +157,16 @@ class _Application:
         except Refusal as refusal:
             if refusal.kind == "too_large" and "expect" not in exchange.request.headers:
                 await swallow(receive)
-            return refusals.render(refusal, self._surface(exchange)), receive
+            return self._refuse(exchange, refusal), receive
         except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001 - the one boundary where errors are classified
             return self._render(exchange, error), receive
 
-    async def _admit_elsewhere(self, exchange: _Exchange) -> Receive:
-        method = exchange.request.method
-        is_s3 = signing_service(exchange.request) == "s3"
-        exchange.route = Route(
-            "server",
-            "local_aws",
-            method,
-            exchange.raw_path,
-            _never,
-            "read" if is_s3 and method in ("GET", "HEAD") else "write",
-            streams_upload=is_s3,
-        )
-        _, request = await self._admit(exchange, exchange.route)
+    async def _admit_to(self, exchange: _Exchange, route: Route) -> Receive:
+        """Let a request in to an application of its own; what that is to receive."""
+        exchange.route = route
+        _, request = await self._admit(exchange, route)
         if not hasattr(request, "_body"):
             return request.receive
         body = await request.body()  # the gate has read it for the signature
@@ -192,6 +196,11 @@ class _Application:
         if is_openai:
             raise Refusal("no_route", f"Invalid URL ({method} {path})")
         raise Refusal("no_route", f"There is no operation {method} {path} here.")
+
+    def _refuse(self, exchange: _Exchange, refusal: Refusal) -> Response:
+        if exchange.route is not None and exchange.route.operation == "page":
+            return refuse_page(refusal, exchange.request)
+        return refusals.render(refusal, self._surface(exchange))
 
     def _surface(self, exchange: _Exchange) -> Surface:
         route = exchange.route
@@ -236,8 +245,8 @@ class _Application:
 
 
 _NOBODY = Caller("anonymous", frozenset(), "")
-_QUIET = frozenset({"healthz", "metrics"})
-"""Asked every few seconds by machines: not worth a line each."""
+_QUIET = frozenset({"healthz", "metrics", "page"})
+"""Asked every few seconds by machines and open pages: not worth a line each."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FAULT = "The server failed to answer this request. Its log says why, under the request's id."
 
@@ -249,6 +258,20 @@ def _operation(exchange: _Exchange) -> str:
 def _method(request: Request) -> str:
     """For a label, of which there may not be many."""
     return request.method if request.method in _METHODS else "other"
+
+
+def _local_aws_route(exchange: _Exchange) -> Route:
+    method = exchange.request.method
+    is_s3 = signing_service(exchange.request) == "s3"
+    return Route(
+        "server",
+        "local_aws",
+        method,
+        exchange.raw_path,
+        _never,
+        "read" if is_s3 and method in ("GET", "HEAD") else "write",
+        streams_upload=is_s3,
+    )
 
 
 async def _never(call: Call) -> Response:

@@ -94,6 +94,11 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
+def status_of(refusal: Refusal) -> int:
+    """Of HTTP, as OpenAI's clients and browsers get it."""
+    return _WORDS[refusal.kind].openai[0]
+
+
 def render(refusal: Refusal, surface: Surface) -> Response:
     """The refusal as this surface's clients read it."""
     words = _WORDS[refusal.kind]

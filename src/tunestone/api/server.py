@@ -26,6 +26,7 @@ from tunestone.api.access.gate import is_loopback
 from tunestone.api.access.keys import OWN_KEY, KeyRing
 from tunestone.api.app import ErrorRenderer, build_app
 from tunestone.api.bedrock.errors import render_error as render_bedrock
+from tunestone.api.dashboard import build_dashboard
 from tunestone.api.evaluations.runner import Evaluations
 from tunestone.api.http import DialectName, Route
 from tunestone.api.inference.client import EngineClient
@@ -121,6 +122,7 @@ def build_server(services: Services, readiness: Readiness) -> Starlette:
         RENDER_ERROR,
         lifespan=lifespan,
         elsewhere=local_aws.local_aws_app(services),
+        dashboard=build_dashboard(services, is_closing=lambda: readiness.stopping),
         readiness=readiness,
     )
 

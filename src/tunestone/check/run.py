@@ -18,20 +18,19 @@ import numpy as np
 import torch
 
 import tunestone
-from tunestone.check.data_section import DataSet, check_data
 from tunestone.check.findings import CheckReport, Json, Section, counted
-from tunestone.check.lengths import measure_lengths
 from tunestone.check.memory import available_mib, find_gpu, peak_mib
 from tunestone.check.plan import Recommendation, Setup, config_toml, recommend
 from tunestone.check.plan_section import Cost, Estimates, Prices, check_plan
 from tunestone.check.reward_numbers import judge_tokens
 from tunestone.check.reward_section import RewardTask, check_reward
+from tunestone.check.rows import load_rows, look_at_rows
 from tunestone.check.signal_section import Drawn, check_signal
 from tunestone.check.trial import Graded
 from tunestone.config import TrainConfig
 from tunestone.core.forecast import forecast
 from tunestone.core.model import BaseModel, load_base
-from tunestone.core.prepare import available_threads, prepare, split
+from tunestone.core.prepare import available_threads, prepare
 from tunestone.core.train import Trainer, sampling_params
 from tunestone.data import load_prompts
 from tunestone.errors import SandboxError
@@ -39,7 +38,7 @@ from tunestone.rewards.function import is_file
 from tunestone.rewards.grader import read_spec
 from tunestone.rewards.spec import Context, Spec
 from tunestone.runlog import RunFolder
-from tunestone.types import Grader, Prompt, Sample
+from tunestone.types import Grader, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,36 +99,28 @@ class _Look:
 def _check(look: _Look) -> tuple[tuple[Section, ...], Recommendation | None]:
     """The sections, and the plan; only those up to what rules training out, and then no plan."""
     config, spec = look.config, look.spec
-    rows = DataSet(_load(config.data), _load(config.validation), _load(config.test))
+    rows = load_rows(config)  # before the model: what is wrong with a file is told at once
     base = load_base(config.model, full_precision=config.lora_rank == 0)
-    lengths = measure_lengths(
-        rows.training,
-        count_tokens=lambda prompt: len(base.encode(prompt)),
-        count_text_tokens=lambda text: len(base.tokenizer.encode(text)),
+    first = look_at_rows(
+        rows,
+        config,
+        (base.tokenizer, base.network.config),
+        given=look.task.given,
+        reward_source="" if spec.calls_models else _source_of(spec, look.context),
+        say=look.say,
     )
-    source = "" if spec.calls_models else _source_of(spec, look.context)
-    data = check_data(rows, lengths, reward_source=source)
-    if data.is_fatal:
+    if first.setup is None or first.plan is None:
         look.say("The data rules training out: no completions are drawn.")
-        return (data,), None
-    training, validation = split(config, look.say)
-    setup = Setup(
-        len(training),
-        lengths,
-        settings=look.task.given,
-        has_gpu=find_gpu() is not None,
-        context=getattr(base.network.config, "max_position_embeddings", None),
-        heldout_P=tuple(len(base.encode(prompt)) for prompt in validation),
-    )
-    first = recommend(setup)  # its lengths are needed to draw; the rest follows from what is drawn
-    room = check_plan(setup, first, Estimates())
-    if room.is_fatal:
+        return first.sections, None
+    if first.is_fatal:
         look.say("The prompts do not fit: no completions are drawn.")
-        return (data, room), None
+        return first.sections, None
     with ExitStack() as stack:
         grader, again = (spec.open(look.context, stack) for _ in range(2))
-        sections, plan = _check_with_model(look, setup, _trainer(first.config, base, grader), again)
-    return (data, *sections), plan
+        # Its lengths are needed to draw; the rest of the plan follows from what is drawn.
+        trainer = _trainer(first.plan.config, base, grader)
+        sections, plan = _check_with_model(look, first.setup, trainer, again)
+    return (first.sections[0], *sections), plan
 
 
 def _check_with_model(
@@ -159,11 +150,6 @@ def _check_with_model(
         validation_rows=len(trainer.validation),
     )
     return (reward, signal, check_plan(setup, plan, estimates)), plan
-
-
-def _load(path: str) -> list[Prompt]:
-    """The prompts of a file, none when no file is named."""
-    return load_prompts(Path(path)) if path else []
 
 
 def _sandbox(context: Context) -> dict[str, Json]:

@@ -128,6 +128,7 @@ def _say_ready(address: str, services: "Services") -> None:
 
     settings = services.settings
     say(f"Tunestone is ready at {address}  (data in {services.folder})")
+    say(f"  pages:   {address}/ui")
     if settings.local_aws:
         say(f"  boto3:   export AWS_ENDPOINT_URL={address}")
     else:

@@ -64,6 +64,13 @@ class RecordedSteps:
         self._recorded_for = 0  # capacity of the cache
         self._begin(rows, plan.device)
 
+    def _begin(self, rows: int, device: torch.device) -> None:
+        """R rows are computed from now on, the B living ones among them."""
+        self._slot_B = torch.arange(rows, device=device)
+        self._tokens_R = torch.zeros(rows, dtype=torch.long, device=device)
+        self._positions_R = torch.zeros(rows, dtype=torch.long, device=device)
+        self._replay = None
+
     def keep(self, going_B: Tensor) -> None:
         """See `DecodeSteps.keep`."""
         self._slot_B = self._slot_B[going_B]
@@ -80,13 +87,6 @@ class RecordedSteps:
             self._recorded_for = self._plan.capacity
             self._replay = self._record(self._run)
         return self._replay()[self._slot_B]
-
-    def _begin(self, rows: int, device: torch.device) -> None:
-        """R rows are computed from now on, the B living ones among them."""
-        self._slot_B = torch.arange(rows, device=device)
-        self._tokens_R = torch.zeros(rows, dtype=torch.long, device=device)
-        self._positions_R = torch.zeros(rows, dtype=torch.long, device=device)
-        self._replay = None
 
     def _run(self) -> Tensor:
         return _forward(self._network, self._plan, self._tokens_R, self._positions_R)

@@ -20,7 +20,7 @@ from jinja2 import TemplateError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, load_peft_weights
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from tunestone.core import embedded
@@ -51,26 +51,33 @@ class BaseModel:
         return device
 
     def encode(self, prompt: Prompt, template: Mapping[str, Any] | None = None) -> list[int]:
-        """Token ids of a prompt under the chat template, ready for the assistant's turn.
+        """Token ids of a prompt; see `encode_prompt`."""
+        return encode_prompt(self.tokenizer, prompt, template)
 
-        `template`: further variables of the template, such as `reasoning_effort`.
-        Raises DataError with file and line when the template refuses the roles or their order.
-        """
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [plain_turn(message) for message in prompt.messages],
-                tools=[dict(tool) for tool in prompt.tools] or None,
-                add_generation_prompt=True,
-                tokenize=False,
-                **(template or {}),
-            )
-        except TemplateError as error:
-            raise DataError(
-                f"{prompt.source or prompt.id}: the model's chat template refuses this prompt: "
-                f"{error}.",
-                remedy="Change its roles or their order, or use another model.",
-            ) from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+def encode_prompt(
+    tokenizer: Any, prompt: Prompt, template: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Token ids of a prompt under the chat template, ready for the assistant's turn.
+
+    `template`: further variables of the template, such as `reasoning_effort`.
+    Raises DataError with file and line when the template refuses the roles or their order.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            [plain_turn(message) for message in prompt.messages],
+            tools=[dict(tool) for tool in prompt.tools] or None,
+            add_generation_prompt=True,
+            tokenize=False,
+            **(template or {}),
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"{prompt.source or prompt.id}: the model's chat template refuses this prompt: "
+            f"{error}.",
+            remedy="Change its roles or their order, or use another model.",
+        ) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def load_base(source: str, *, full_precision: bool = False) -> BaseModel:
@@ -79,19 +86,36 @@ def load_base(source: str, *, full_precision: bool = False) -> BaseModel:
     `full_precision` keeps fp32 on a GPU too, as training all weights needs: bf16 cannot hold the
     small changes of a step.
     """
-    transformers_logging.disable_progress_bar()
-    source = str(Path(source).expanduser()) if source.startswith("~") else source
-    if source.startswith((".", "/")) and not Path(source).is_dir():
-        raise ModelError(f"There is no model folder '{source}'.", remedy="Check the path.")
-    location = str(embedded.fetch_embedded()) if source == embedded.NAME else source
     cuda = torch.cuda.is_available()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
+    with _located(source) as location:
+        tokenizer = _load_tokenizer(location, source)
         network = AutoModelForCausalLM.from_pretrained(
             location,
             dtype=torch.bfloat16 if cuda and not full_precision else torch.float32,
             attn_implementation="sdpa",
         )
+    network.to("cuda" if cuda else "cpu")
+    ends = _end_tokens(network, tokenizer, source)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
+    return BaseModel(network, tokenizer, ends, pad, location)
+
+
+def load_reader(source: str) -> tuple[Any, Any]:
+    """Tokenizer and configuration of a model, without its weights. Raises ModelError."""
+    with _located(source) as location:
+        return _load_tokenizer(location, source), AutoConfig.from_pretrained(location)
+
+
+@contextmanager
+def _located(source: str) -> Iterator[str]:
+    """Folder or hub id to load `source` from; what goes wrong in that is told as a ModelError."""
+    transformers_logging.disable_progress_bar()
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
+    if source.startswith((".", "/")) and not Path(source).is_dir():
+        raise ModelError(f"There is no model folder '{source}'.", remedy="Check the path.")
+    location = str(embedded.fetch_embedded()) if source == embedded.NAME else source
+    try:
+        yield location
     except (OSError, ValueError, KeyError) as error:
         if "connect" in str(error).lower() and not Path(location).exists():
             raise DownloadError(
@@ -104,16 +128,17 @@ def load_base(source: str, *, full_precision: bool = False) -> BaseModel:
             remedy=f"Give a Hugging Face folder with a causal model, a hub id, or '{embedded.NAME}'"
             " for the embedded model.",
         ) from error
+
+
+def _load_tokenizer(location: str, source: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(location)
     if tokenizer.chat_template is None:
         raise ModelError(
             f"The tokenizer of '{source}' has no chat template.",
             remedy="Use the model's instruct version, or save a template with "
             "`tokenizer.chat_template = ...; tokenizer.save_pretrained(FOLDER)`.",
         )
-    network.to("cuda" if cuda else "cpu")
-    ends = _end_tokens(network, tokenizer, source)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
-    return BaseModel(network, tokenizer, ends, pad, location)
+    return tokenizer
 
 
 def _end_tokens(network: Any, tokenizer: Any, source: str) -> frozenset[int]:

@@ -5,7 +5,7 @@ Each page has a twin at the same path with `.json` behind it, which is the data 
 
 import importlib.util
 import threading
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,15 @@ from starlette.types import ASGIApp
 from tunestone.errors import TunestoneError, WorldError
 from tunestone.pages import answers, live, rollouts, summary, views, votes
 from tunestone.pages.guard import Headers, KnownHosts, is_from_here
-from tunestone.pages.library import Library, ShownRun, find_run
-from tunestone.pages.render import render
+from tunestone.pages.library import Library, ShownRun
+from tunestone.pages.render import VIEW_LINKS, Links, render
 from tunestone.pages.samples import SampleIndex
 
 _FORM_BYTES = 4096
 _A_DAY = "public, max-age=86400"
 
 Data = dict[str, Any]
+Form = dict[str, str]
 
 
 @dataclass(slots=True)
@@ -46,15 +47,22 @@ class Pages:
     """The runs, and what each page shows of them."""
 
     library: Library
+    is_closing: Callable[[], bool]
+    """Whether the server is about to end, so that nobody should be kept waiting for news."""
     _indexes: dict[Path, SampleIndex] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, request: Request) -> ShownRun:
-        """The run that the path names. Raises HTTPException 404 when there is none."""
+    def run(self, request: Request, *, begun: bool = True) -> ShownRun:
+        """The run that the path names.
+
+        Raises HTTPException 404 when there is none, or when it has to have `begun` and has not.
+        """
         key = request.path_params["run"]
-        shown = find_run(self.library, key)
+        shown = self.library.find(key)
         if shown is None:
             raise HTTPException(404, f"There is no run '{key}' here.")
+        if begun and not shown.has_begun:
+            raise HTTPException(404, f"'{shown.name}' has not begun to train.")
         return shown
 
     def index(self, shown: ShownRun) -> SampleIndex:
@@ -65,7 +73,7 @@ class Pages:
 
     def list(self, request: Request) -> Data:
         """All runs."""
-        return views.list_runs(self.library)
+        return views.list_runs(self.library, page=page_of(request))
 
     def compare(self, request: Request) -> Data:
         """Several runs' curves."""
@@ -73,7 +81,7 @@ class Pages:
 
     def overview(self, request: Request) -> Data:
         """One run."""
-        shown = self.run(request)
+        shown = self.run(request, begun=False)
         return views.show_run(shown, self.index(shown))
 
     def rollouts(self, request: Request) -> Data:
@@ -102,11 +110,11 @@ class Pages:
     def answers(self, request: Request) -> Data:
         """Base against tuned."""
         shown, query = self.run(request), request.query_params
-        kind, page = query.get("kind", ""), query.get("page", "")
+        kind = query.get("kind", "")
         found = answers.show_answers(
             shown.folder,
             kind=kind if kind in answers.KINDS else "",
-            page=max(1, int(page)) if page.isdecimal() else 1,
+            page=page_of(request),
         )
         return {**_of_run(shown, "Base and tuned"), **found}
 
@@ -116,14 +124,26 @@ class Pages:
         return {**_of_run(shown, "Blind vote"), **votes.show_vote(shown.folder)}
 
 
-def build_pages(library: Library) -> Starlette:
-    """The application; whoever serves it decides who may ask."""
-    pages = Pages(library)
-    return Starlette(
-        routes=[*_page_routes(pages), *_other_routes(pages)],
+def build_pages(
+    library: Library,
+    *,
+    own: Sequence[BaseRoute] = (),
+    links: Links = VIEW_LINKS,
+    is_closing: Callable[[], bool] = lambda: False,
+) -> Starlette:
+    """The application; whoever serves it decides who may ask.
+
+    `own` are pages of whoever serves it, and come before those of the same path here; `links` is
+    what every page leads to. `is_closing`: see `Pages`.
+    """
+    pages = Pages(library, is_closing)
+    application = Starlette(
+        routes=[*own, *_page_routes(pages), *_other_routes(pages)],
         middleware=[Middleware(Headers)],
-        exception_handlers={HTTPException: _refuse, TunestoneError: _refuse},
+        exception_handlers={HTTPException: refuse, TunestoneError: refuse},
     )
+    application.state.links = links
+    return application
 
 
 def build_view(library: Library, hosts: Collection[str]) -> ASGIApp:
@@ -133,14 +153,14 @@ def build_view(library: Library, hosts: Collection[str]) -> ASGIApp:
 
 def _page_routes(pages: Pages) -> list[BaseRoute]:
     return [
-        *_page("/runs", "runs.html.j2", pages.list),
-        *_page("/compare", "compare.html.j2", pages.compare),
-        *_page("/runs/{run}/rollouts", "rollouts.html.j2", pages.rollouts),
-        *_page("/runs/{run}/prompt", "prompt.html.j2", pages.prompt),
-        *_page("/runs/{run}/validation", "validation.html.j2", pages.validation),
-        *_page("/runs/{run}/answers", "answers.html.j2", pages.answers),
-        *_page("/runs/{run}/vote", "vote.html.j2", pages.vote),
-        *_page("/runs/{run}", "run.html.j2", pages.overview),
+        *page("/runs", "runs.html.j2", pages.list),
+        *page("/compare", "compare.html.j2", pages.compare),
+        *page("/runs/{run}/rollouts", "rollouts.html.j2", pages.rollouts),
+        *page("/runs/{run}/prompt", "prompt.html.j2", pages.prompt),
+        *page("/runs/{run}/validation", "validation.html.j2", pages.validation),
+        *page("/runs/{run}/answers", "answers.html.j2", pages.answers),
+        *page("/runs/{run}/vote", "vote.html.j2", pages.vote),
+        *page("/runs/{run}", "run.html.j2", pages.overview),
     ]
 
 
@@ -152,42 +172,58 @@ def _of_run(shown: ShownRun, title: str) -> Data:
     }
 
 
-def _page(path: str, template: str, data: Callable[[Request], Data]) -> list[BaseRoute]:
+def page(path: str, template: str, data: Callable[[Request], Data]) -> list[BaseRoute]:
     """A page and its twin. Both read files, so they run in threads."""
 
     def as_json(request: Request) -> Response:
         return JSONResponse(data(request), headers={"cache-control": "no-store"})
 
     def as_html(request: Request) -> Response:
-        shown = data(request)
         twin = f"{request.url.path}.json" + (f"?{request.url.query}" if request.url.query else "")
-        page = render(template, _root(request), {**shown, "twin": twin})
-        return HTMLResponse(page, headers={"cache-control": "no-store"})
+        return draw(request, template, {**data(request), "twin": twin})
 
     return [Route(f"{path}.json", as_json), Route(path, as_html)]
 
 
+def draw(
+    request: Request, template: str, data: Mapping[str, Any], *, status: int = 200
+) -> Response:
+    """A page of the application that got the request."""
+    given = {"links": request.app.state.links, **data}
+    return HTMLResponse(
+        render(template, root_of(request), given), status, {"cache-control": "no-store"}
+    )
+
+
+def page_of(request: Request) -> int:
+    """Which page of a list an address asks for, from 1."""
+    given = request.query_params.get("page", "")
+    return max(1, int(given)) if given.isdecimal() else 1
+
+
 def _other_routes(pages: Pages) -> list[BaseRoute]:
     def start(request: Request) -> Response:
-        return RedirectResponse(f"{_root(request)}/runs")
+        return RedirectResponse(f"{root_of(request)}/runs")
 
     def follow(request: Request) -> Response:
         shown = pages.run(request)
         seen = request.headers.get("last-event-id") or request.query_params.get("from", "")
         events: AsyncIterator[str] = live.tell(
-            shown.folder, pages.index(shown), live.Place.parse(seen)
+            shown, pages.index(shown), live.Place.parse(seen), pages.is_closing
         )
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
 
-    def stop(shown: ShownRun, form: dict[str, str]) -> str:
+    def stop(request: Request, form: Form) -> str:
+        shown = pages.run(request)
         if not shown.folder.is_locked():
             raise HTTPException(409, f"Nobody is training '{shown.name}' now.")
         summary.ask_to_stop(shown.folder)
         return f"/runs/{shown.key}"
 
-    def vote(shown: ShownRun, form: dict[str, str]) -> str:
+    def vote(request: Request, form: Form) -> str:
+        shown = pages.run(request)
         given = {name: form.get(name, "") for name in ("pair", "showing", "choice")}
         votes.vote(shown.folder, **given)
         return f"/runs/{shown.key}/vote"
@@ -195,30 +231,37 @@ def _other_routes(pages: Pages) -> list[BaseRoute]:
     return [
         Route("/", start),
         Route("/runs/{run}/live", follow),
-        Route("/runs/{run}/stop", _change(pages, stop), methods=["POST"]),
-        Route("/runs/{run}/vote", _change(pages, vote), methods=["POST"]),
+        Route("/runs/{run}/stop", change(stop), methods=["POST"]),
+        Route("/runs/{run}/vote", change(vote), methods=["POST"]),
         Route("/static/plotly.js", _plotly),
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
     ]
 
 
-def _change(pages: Pages, change: Callable[[ShownRun, dict[str, str]], str]) -> Any:
-    """A handler that changes something, only for pages of ours, and leads to a page."""
+def change(act: Callable[[Request, Form], str]) -> Callable[[Request], Awaitable[Response]]:
+    """A handler that changes something, only for pages of ours, and leads to the page `act` names.
+
+    `act` runs in a thread.
+    """
 
     async def handler(request: Request) -> Response:
-        if not is_from_here(request):
-            raise HTTPException(403, "Only a page of this server may ask for that.")
-        body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _FORM_BYTES:
-                raise HTTPException(413, "That is more than a form of these pages sends.")
-        form = {name: values[0] for name, values in parse_qs(body.decode("latin-1")).items()}
-        shown = await run_in_threadpool(pages.run, request)
-        target = await run_in_threadpool(change, shown, form)
-        return RedirectResponse(_root(request) + target, status_code=303)
+        form = await read_form(request)
+        target = await run_in_threadpool(act, request, form)
+        return RedirectResponse(root_of(request) + target, status_code=303)
 
     return handler
+
+
+async def read_form(request: Request) -> Form:
+    """What a form of ours sends. Raises HTTPException when it is none of ours, or too large."""
+    if not is_from_here(request):
+        raise HTTPException(403, "Only a page of this server may ask for that.")
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _FORM_BYTES:
+            raise HTTPException(413, "That is more than a form of these pages sends.")
+    return {name: values[0] for name, values in parse_qs(body.decode("latin-1")).items()}
 
 
 def _plotly(request: Request) -> Response:
@@ -229,7 +272,7 @@ def _plotly(request: Request) -> Response:
     return FileResponse(path, media_type="text/javascript", headers={"cache-control": _A_DAY})
 
 
-def _refuse(request: Request, error: Exception) -> Response:
+def refuse(request: Request, error: Exception) -> Response:
     """What is wrong, as a page or as JSON."""
     remedy = ""
     if isinstance(error, HTTPException):
@@ -242,9 +285,10 @@ def _refuse(request: Request, error: Exception) -> Response:
     if request.url.path.endswith(".json"):
         told = {"error": {"status": status, "message": message, "remedy": remedy}}
         return JSONResponse(told, status_code=status)
-    data = {"title": str(status), "twin": "", "message": message, "remedy": remedy}
-    return HTMLResponse(render("error.html.j2", _root(request), data), status_code=status)
+    data = {"title": str(status), "message": message, "remedy": remedy}
+    return draw(request, "error.html.j2", data, status=status)
 
 
-def _root(request: Request) -> str:
+def root_of(request: Request) -> str:
+    """What stands before our paths in addresses."""
     return str(request.scope.get("root_path", ""))

@@ -14,6 +14,30 @@ from tunestone.runlog import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
+class ShownJob:
+    """What a server knows of the job that a run belongs to."""
+
+    id: str
+    """As its clients name it."""
+    door: str
+    """Through which it came: `bedrock` or `openai`."""
+    model: str
+    """The base as its client named it."""
+    created: str
+    """ISO time."""
+    state: str
+    """One of the states in `jobs/job.py`."""
+    wish: str = ""
+    """`stop` or `pause` while a running job is asked to."""
+    error: str = ""
+    """Why it failed."""
+    actions: tuple[str, ...] = ()
+    """What may be asked of it now: `stop`, `pause`, `resume`."""
+    tuned: str = ""
+    """The name under which its result answers; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShownRun:
     """A run under its name in addresses."""
 
@@ -21,6 +45,13 @@ class ShownRun:
     """Letters, digits, `-` and `_` only."""
     name: str
     folder: RunFolder
+    job: ShownJob | None = None
+    """None for a run that no server's job made."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything in its folder; a job waits before, and may fail."""
+        return (self.folder.path / "config.json").is_file()
 
 
 class Library(Protocol):
@@ -28,6 +59,10 @@ class Library(Protocol):
 
     def runs(self) -> list[ShownRun]:
         """All of them, in the order they are shown."""
+        ...
+
+    def find(self, key: str) -> ShownRun | None:
+        """The run of that name, None when there is none. Only what `runs` lists can be reached."""
         ...
 
 
@@ -59,10 +94,9 @@ class FolderLibrary:
             shown[key] = ShownRun(key, folder.name, RunFolder(folder))
         return sorted(shown.values(), key=lambda run: begun[run.folder.path], reverse=True)
 
-
-def find_run(library: Library, key: str) -> ShownRun | None:
-    """The run of that name, None when there is none. Only what the library lists can be reached."""
-    return next((run for run in library.runs() if run.key == key), None)
+    def find(self, key: str) -> ShownRun | None:
+        """The run of that name."""
+        return next((run for run in self.runs() if run.key == key), None)
 
 
 def _runs_in(path: Path) -> dict[Path, str]:

@@ -12,14 +12,15 @@ says how far it has been told, which is what a browser sends back when it reconn
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tunestone.pages import series, summary
 from tunestone.pages.growing import GrowingLog
+from tunestone.pages.library import ShownRun
 from tunestone.pages.samples import SampleIndex
-from tunestone.runlog import RunFolder, read_lines
+from tunestone.runlog import read_lines
 
 _POLL_SECONDS = 1.0
 _STILL_THERE_SECONDS = 15.0
@@ -45,19 +46,21 @@ class Place:
         return f"{self.metrics}-{self.events}"
 
 
-async def tell(run: RunFolder, index: SampleIndex, place: Place) -> AsyncIterator[str]:
-    """Events until the run has ended."""
-    teller = _Teller(run, index, place)
+async def tell(
+    shown: ShownRun, index: SampleIndex, place: Place, is_closing: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """Events until the run has ended, or the server is about to: a browser then asks again."""
+    run, teller = shown.folder, _Teller(shown, index, place)
     yield "retry: 2000\n\n"
     quiet = 0.0
-    while True:
+    while not is_closing():
         # Asked before the logs are read: what was written before the end is told before it.
         training = await asyncio.to_thread(run.is_locked)
         for name, data in await asyncio.to_thread(teller.news):
             quiet = 0.0
             yield f"id: {teller.place}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
         if not training:
-            state = summary.state_of(run, run.report())
+            state = summary.state_of(shown, run.report())
             yield f"id: {teller.place}\nevent: over\ndata: {json.dumps({'state': state})}\n\n"
             return
         await asyncio.sleep(_POLL_SECONDS)
@@ -70,8 +73,9 @@ async def tell(run: RunFolder, index: SampleIndex, place: Place) -> AsyncIterato
 class _Teller:
     """Reads what is new."""
 
-    def __init__(self, run: RunFolder, index: SampleIndex, place: Place) -> None:
-        self._run = run
+    def __init__(self, shown: ShownRun, index: SampleIndex, place: Place) -> None:
+        self._shown = shown
+        self._run = run = shown.folder
         self._index = index
         self._metrics = GrowingLog(run.metrics, offset=place.metrics)
         self._events = GrowingLog(run.events, offset=place.events)
@@ -97,7 +101,7 @@ class _Teller:
             series.validation_intervals(read_lines(self._run.validation)) if validated else {}
         )
         latest = summary.latest(read_lines(self._run.metrics), training=True)
-        state = summary.state_of(self._run, None)
+        state = summary.state_of(self._shown, None)
         return [
             (
                 "step",

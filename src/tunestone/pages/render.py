@@ -14,10 +14,19 @@ from tunestone.reports import evaluation
 
 _DASH = "–"
 
+Links = Sequence[tuple[str, str]]
+"""(path below the root, name) of what stands at the head of each page; the first is the start."""
+VIEW_LINKS: Links = (("/runs", "Runs"), ("/compare", "Compare"))
+"""Of `tunestone view`."""
+
 
 def render(template: str, root: str, data: Mapping[str, Any]) -> str:
-    """A page as HTML. `root`: what stands before our paths in addresses."""
-    return _environment().get_template(template).render(data, root=root)
+    """A page as HTML. `root`: what stands before our paths in addresses.
+
+    The data may have `links` (Links) and `twin`, the address of the same as JSON.
+    """
+    given = {"links": VIEW_LINKS, "twin": "", **data}
+    return _environment().get_template(template).render(given, root=root)
 
 
 @cache

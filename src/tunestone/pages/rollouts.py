@@ -5,9 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from tunestone.pages.prompts import show_prompt, training_prompts, validation_prompts
 from tunestone.pages.samples import ALL_STEPS, SORTS, Entry, SampleIndex, order, read_wanted
-from tunestone.pages.tokens import find_changes, find_tokenizer, token_pieces
+from tunestone.pages.tokens import (
+    Change,
+    find_changes,
+    find_tokenizer,
+    mean_change,
+    token_pieces,
+)
 from tunestone.runlog import RunFolder, read_lines
 from tunestone.types import Prompt
 
@@ -15,6 +23,8 @@ _PER_PAGE = 32
 """Completions; groups are shown whole."""
 
 Record = dict[str, Any]
+Changes = Mapping[int, Sequence[Change]]
+"""Of completions, by their place in the log."""
 
 
 def rollouts(run: RunFolder, index: SampleIndex, query: Mapping[str, str]) -> dict[str, Any]:
@@ -25,13 +35,12 @@ def rollouts(run: RunFolder, index: SampleIndex, query: Mapping[str, str]) -> di
     taken = [entry for entry in entries if wanted.takes(entry)]
     if wanted.text:
         taken = _with_text(index, taken, wanted.text)
-    pages = _pages(order(taken, wanted.sort), grouped=wanted.sort == "group")
+    changes = _changes(index, entries, taken) if wanted.sort == "changed" else None
+    ordered = order(taken, wanted.sort) if changes is None else _by_change(taken, changes)
+    pages = _pages(ordered, grouped=wanted.sort == "group")
     wanted = replace(wanted, page=min(wanted.page, len(pages)))
     tokenizer = find_tokenizer(run)
-    shown = [
-        _completion(record, token_pieces(record, tokenizer))
-        for record in index.records(pages[wanted.page - 1])
-    ]
+    shown = _completions(index, pages[wanted.page - 1], tokenizer, changes)
     prompts = training_prompts(run)
     if wanted.sort == "group":
         groups = _groups(shown, prompts)
@@ -43,7 +52,8 @@ def rollouts(run: RunFolder, index: SampleIndex, query: Mapping[str, str]) -> di
         "steps": steps,
         "sorts": dict(SORTS),
         "wanted": {**asdict(wanted), "step": ALL_STEPS if wanted.step is None else wanted.step},
-        "coloured_by": "tokens" if tokenizer else "texts",
+        "coloured_by": _coloured_by(tokenizer, changes=changes is not None),
+        "comparable": sum(map(any, (changes or {}).values())),
         "total": sum(wanted.step in (None, entry.step) for entry in entries),
         "found": len(taken),
         "pages": len(pages),
@@ -76,12 +86,57 @@ def _pages(entries: Sequence[Entry], *, grouped: bool) -> list[list[Entry]]:
     return pages
 
 
-def _completion(record: Record, pieces: list[Record]) -> Record:
+def _changes(index: SampleIndex, entries: Sequence[Entry], taken: Sequence[Entry]) -> Changes:
+    """What has changed in each of `taken` since earlier steps drew the same."""
+    wanted = {entry.prompt_id for entry in taken}
+    earlier: dict[str, list[Record]] = {prompt_id: [] for prompt_id in wanted}
+    for record in index.records([entry for entry in entries if entry.prompt_id in wanted]):
+        earlier[record["prompt_id"]].append(record)
+    return {
+        entry.offset: find_changes(record, earlier[entry.prompt_id])
+        for entry in taken
+        for record in index.records([entry])
+    }
+
+
+def _by_change(entries: Sequence[Entry], changes: Changes) -> list[Entry]:
+    """The most changed first, either way; those that nothing can be compared with stand last."""
+    means = {entry.offset: mean_change(changes.get(entry.offset, ())) for entry in entries}
+
+    def place(entry: Entry) -> tuple[bool, float]:
+        mean = means[entry.offset]
+        return mean is None, -abs(mean or 0.0)
+
+    return sorted(entries, key=place)
+
+
+def _coloured_by(tokenizer: Tokenizer | None, *, changes: bool) -> str:
+    return "texts" if tokenizer is None else "changes" if changes else "tokens"
+
+
+def _completions(
+    index: SampleIndex,
+    entries: Sequence[Entry],
+    tokenizer: Tokenizer | None,
+    changes: Changes | None,
+) -> list[Record]:
+    shown = []
+    for entry in entries:
+        changed = None if changes is None else changes.get(entry.offset, ())
+        for record in index.records([entry]):
+            shown.append(_completion(record, token_pieces(record, tokenizer, changed), changed))
+    return shown
+
+
+def _completion(
+    record: Record, pieces: list[Record], changed: Sequence[Change] | None = None
+) -> Record:
     """A completion as the pages show it."""
     return {
         **{key: value for key, value in record.items() if key not in ("tokens", "logprobs")},
         "length": len(record["tokens"]),
         "pieces": pieces,
+        "change": None if changed is None else mean_change(changed),
     }
 
 
@@ -120,11 +175,11 @@ def follow_prompt(
     for record in records:
         changed = find_changes(record, records) if changes and tokenizer else None
         comparable += sum(change is not None for change in changed or ())
-        shown = _completion(record, token_pieces(record, tokenizer, changed))
+        shown = _completion(record, token_pieces(record, tokenizer, changed), changed)
         by_step.setdefault(record["step"], []).append(shown)
     return {
         "prompt": show_prompt(training_prompts(run), prompt_id),
-        "coloured_by": "texts" if tokenizer is None else "changes" if changes else "tokens",
+        "coloured_by": _coloured_by(tokenizer, changes=changes),
         "comparable_tokens": comparable,
         "steps": [
             {"step": step, "reward_mean": _mean_reward(group), "completions": group}

@@ -23,6 +23,7 @@ SORTS: Mapping[str, str] = {
     "worst": "worst first",
     "longest": "longest first",
     "surprising": "most surprising first",
+    "changed": "most changed first",
 }
 
 
@@ -81,8 +82,8 @@ def read_wanted(query: Mapping[str, str], steps: Sequence[int]) -> Wanted:
     sort = query.get("sort", "") or "group"
     if sort not in SORTS:
         raise ConfigError(f"There is no order '{sort}'.", remedy=f"Use one of {', '.join(SORTS)}.")
-    if step == ALL_STEPS and sort == "group":
-        sort = "best"  # groups of all steps at once are no comparison
+    if step == ALL_STEPS and sort in ("group", "changed"):
+        sort = "best"  # neither means anything across all steps at once
     outcome = query.get("outcome", "")
     if outcome not in ("", "failed", "graded"):
         raise ConfigError(f"'outcome' is '{outcome}'.", remedy="Use failed, graded, or leave it.")

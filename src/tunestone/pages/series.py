@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunestone import stats
 from tunestone.pages.samples import Entry
 
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
@@ -208,6 +207,8 @@ def training_intervals(entries: Sequence[Entry]) -> dict[int, Interval]:
 
 def validation_intervals(lines: Iterable[Mapping[str, Any]]) -> dict[int, Interval]:
     """Mean reward of each validation with its 95 % interval: Wilson's where all are 0 or 1."""
+    from tunestone import stats  # not earlier: numpy is behind it, which a server may never need
+
     rewards: dict[int, list[float]] = defaultdict(list)
     for line in lines:
         if line["reward"] is not None:

@@ -1,6 +1,7 @@
 """A run in a few numbers: its state, how far it is, what it reached, when it will end."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,29 @@ from tunestone.runlog import RunFolder, read_lines
 
 Record = Mapping[str, Any]
 
+_JOB_STATES: Mapping[str, tuple[str, str]] = {
+    "validating": ("waiting", "checking its files"),
+    "queued": ("waiting", "queued"),
+    "running": ("waiting", "starting"),  # nobody holds the run yet
+    "paused": ("paused", "paused"),
+    "failed": ("failed", "failed"),
+    "stopped": ("stopped", "stopped"),
+}
+"""State of a job that nobody trains now -> `name` and `text`."""
+_WISHED = {"stop": "stopping after this step", "pause": "pausing after this step"}
 
-def state_of(run: RunFolder, report: Record | None) -> dict[str, str]:
-    """`name` is one of training, done, stopped, unfinished; `text` says it to a person."""
+
+def state_of(shown: ShownRun, report: Record | None) -> dict[str, str]:
+    """`name` is one of training, done, stopped, unfinished, and of jobs waiting, paused, failed;
+    `text` says it to a person."""
+    run, job = shown.folder, shown.job
     if run.is_locked():
-        asked = run.stop_requested()
-        return {"name": "training", "text": "ending after this step" if asked else "training"}
+        asked = "ending after this step" if run.stop_requested() else "training"
+        return {"name": "training", "text": _WISHED.get(job.wish, asked) if job else asked}
+    if job is not None and job.state in _JOB_STATES:
+        name, text = _JOB_STATES[job.state]
+        ends = job.state == "running" and report is not None
+        return {"name": name, "text": "finishing" if ends else text}
     if report is None:
         return {"name": "unfinished", "text": "unfinished"}
     if report["stopped"]:
@@ -29,23 +47,35 @@ def state_of(run: RunFolder, report: Record | None) -> dict[str, str]:
 
 def summarise(shown: ShownRun) -> dict[str, Any]:
     """One row of the list of runs."""
-    run = shown.folder
-    config, report, records = run.config(), run.report(), read_lines(run.metrics)
-    state = state_of(run, report)
+    run, job = shown.folder, shown.job
+    report, records = run.report(), read_lines(run.metrics)
+    state = state_of(shown, report)
     training = state["name"] == "training"
     return {
         "key": shown.key,
         "name": shown.name,
-        "task": config["task"],
-        "model": config["config"]["model"],
-        "created": config["created"],
+        **_origin(shown),
         "state": state,
+        "begun": shown.has_begun,
         "step": records[-1]["step"] if records else 0,
         "steps": records[-1]["steps"] if records else None,
         "rewards": [record["reward_mean"] for record in records],
         "result": None if report is None or training else result_of(report),
         "seconds_left": seconds_left(records) if training and records else None,
         "alerts": len(told_alerts(read_lines(run.events))),
+        "job": asdict(job) if job else None,
+    }
+
+
+def _origin(shown: ShownRun) -> dict[str, str]:
+    """What it is, of which model, and since when there is such a thing."""
+    if shown.job is not None:
+        return {"task": shown.job.id, "model": shown.job.model, "created": shown.job.created}
+    config = shown.folder.config()
+    return {
+        "task": config["task"],
+        "model": config["config"]["model"],
+        "created": config["created"],
     }
 
 

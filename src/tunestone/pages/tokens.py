@@ -4,6 +4,7 @@ Tokens are numbers in the logs; their texts come from the tokenizer that the run
 checkpoints hold, or the model's folder. Without one a text is coloured as a whole.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -120,3 +121,9 @@ def find_changes(record: Record, others: Sequence[Record]) -> list[Change]:
             if changes[i] is None:
                 changes[i] = (logprobs[i] - other["logprobs"][i], other["step"])
     return changes
+
+
+def mean_change(changes: Sequence[Change]) -> float | None:
+    """Mean over the tokens that can be compared, in nats; None when there is none."""
+    known = [value for value, _ in filter(None, changes)]
+    return statistics.fmean(known) if known else None

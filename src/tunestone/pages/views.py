@@ -23,19 +23,32 @@ COMPARED = (
 """(chart, series, title) of the curves that are laid over one another."""
 _COMPARED_RUNS = 6
 """More curves than that nobody can tell apart."""
+_PER_PAGE = 50
+"""Runs of the list: each is read anew from its logs."""
 _TABLE = ("reward_mean", "length_mean", "entropy", "signal_share", "gradient_norm")
 
 Data = dict[str, Any]
 
 
-def list_runs(library: Library) -> Data:
-    """All runs."""
-    return {"title": "Runs", "runs": [summary.summarise(run) for run in library.runs()]}
+def list_runs(library: Library, *, page: int) -> Data:
+    """A page of all runs, from 1."""
+    runs = library.runs()
+    pages = max(1, -(-len(runs) // _PER_PAGE))
+    page = min(page, pages)
+    shown = runs[(page - 1) * _PER_PAGE : page * _PER_PAGE]
+    return {
+        "title": "Runs",
+        "runs": [summary.summarise(run) for run in shown],
+        "page": page,
+        "pages": pages,
+    }
 
 
 def show_run(shown: ShownRun, index: SampleIndex) -> Data:
-    """One run."""
+    """One run; of a job that has not begun no more than its row."""
     run = shown.folder
+    if not shown.has_begun:
+        return {"title": shown.name, "run": summary.summarise(shown)}
     metrics, metrics_end = read_log(run.metrics)
     events, events_end = read_log(run.events)
     record, row = run.config(), summary.summarise(shown)
@@ -104,7 +117,7 @@ def _report(run: RunFolder) -> Data | None:
 
 def compare_runs(library: Library, keys: Sequence[str]) -> Data:
     """Curves of the runs `keys` over one another; of the newest when none is named."""
-    runs = library.runs()
+    runs = [run for run in library.runs() if run.has_begun]
     chosen = ([run for run in runs if run.key in keys] or runs)[:_COMPARED_RUNS]
     lines = {shown.key: _lines(shown.folder) for shown in chosen}
     charts = [

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tunestone import stats
 from tunestone.errors import ConfigError
 from tunestone.pages.answers import Answers, Pair, read_answers
 from tunestone.runlog import RunFolder, append_lines, read_lines
@@ -79,6 +78,8 @@ def vote(run: RunFolder, *, pair: str, showing: str, choice: str) -> None:
 
 def count_votes(votes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The tuned model's share of the votes that preferred one, with Wilson's 95 % interval."""
+    from tunestone import stats  # not earlier: numpy is behind it, which a server may never need
+
     preferred = Counter(vote["preferred"] for vote in votes)
     tuned, base = preferred["tuned"], preferred["base"]
     decided = tuned + base

@@ -2,8 +2,9 @@
 
 On a loopback address, with no key made and none required, anyone on this machine may do anything;
 then only pages of other sites in the user's browser must be kept out, so `Host` has to be this
-machine's and `Origin`, if there is one, the server's own. Otherwise a bearer key, a token of AWS's
-generator or a signature is needed, and what it may do follows from its key.
+machine's and `Origin`, if there is one, the server's own. Otherwise a bearer key is needed (pages
+of ours send it as a cookie), a token of AWS's generator or a signature, and what it may do follows
+from its key.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from tunestone.api.access.cookie import authorization_of
 from tunestone.api.access.keys import SCOPES, KeyRing, scopes_of
 from tunestone.api.access.limits import RateLimit, limited, too_large
 from tunestone.api.access.sigv4 import (
@@ -35,6 +37,7 @@ from tunestone.api.refusals import Refusal
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import now
 from tunestone.jobs.tables import Key
+from tunestone.pages.guard import is_from_here
 
 _EVERYTHING: frozenset[Scope] = frozenset(SCOPES["admin"])
 _FORM_BYTES = 2**20
@@ -94,7 +97,7 @@ class Gate:
 
     async def _authenticate(self, request: Request, route: Route) -> tuple[Key, str, str]:
         """Key, region, and the hash the body is still to be held to, or empty."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        scheme, _, token = authorization_of(request).partition(" ")
         if scheme.lower() == "bearer":
             key, region = await self._by_token(token.strip())
             return key, region, ""
@@ -199,8 +202,8 @@ def _check_origin(request: Request) -> None:
             "The server has no keys, so it answers only under a name of this machine, not "
             f"'{host}'. Make a key with `tunestone keys create` to reach it by other names.",
         )
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
+    # Forms of ours come with the origin `null`, for our pages tell nobody where they stand.
+    if "origin" in request.headers and not is_from_here(request):
         raise Refusal(
             "origin", "A page of another site may not use this server, which asks for no key."
         )

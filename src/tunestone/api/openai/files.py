@@ -87,7 +87,7 @@ async def content(call: Call) -> Response:
     try:
         opened = await anyio.open_file(call.services.folder / file.path, "rb")
     except FileNotFoundError:  # deleted a moment ago
-        raise _missing(file.id) from None
+        raise missing(file.id) from None
 
     async def stream() -> AsyncIterator[bytes]:
         async with opened:
@@ -122,11 +122,12 @@ def find_file(session: Session, file_id: str) -> File:
     """The row of a file. Raises OpenAIError when there is none, or its time is over."""
     file = session.get(File, file_id)
     if file is None or (file.expires_at is not None and file.expires_at <= now()):
-        raise _missing(file_id)
+        raise missing(file_id)
     return file
 
 
-def _missing(file_id: str) -> OpenAIError:
+def missing(file_id: str) -> OpenAIError:
+    """What is said of a file that is not there."""
     return OpenAIError(404, f"No such File object: {file_id}", param="id")
 
 

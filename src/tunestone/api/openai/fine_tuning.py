@@ -34,7 +34,7 @@ from tunestone.api.openai.schemas import (
 )
 from tunestone.api.services import Services
 from tunestone.jobs.job import DataSource, Plan, new_job
-from tunestone.jobs.tables import Job
+from tunestone.jobs.tables import File, Job
 
 _SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
@@ -116,7 +116,7 @@ def _make_job(call: Call, given: dict[str, Any], body: CreateJob, address: str) 
     target = resolve_target(services, body.model)
     rules = rules_for(target.base, services.settings)
     _check_against(rules, body, target)
-    _check_files(services, body)
+    find_files(services, training=body.training_file, validation=body.validation_file)
     check_response_format(reinforcement.response_format)
     reward = read_reward(services, reinforcement.grader, address)
     hyperparameters = _read_hyperparameters(body, reinforcement)
@@ -206,8 +206,10 @@ def _check_against(rules: Rules, body: CreateJob, target: Target) -> None:
         )
 
 
-def _check_files(services: Services, body: CreateJob) -> None:
-    files = {"training_file": body.training_file, "validation_file": body.validation_file}
+def find_files(services: Services, *, training: str, validation: str | None) -> dict[str, File]:
+    """`training_file` and `validation_file` -> the file of that id. Raises OpenAIError."""
+    found: dict[str, File] = {}
+    files = {"training_file": training, "validation_file": validation}
     with services.store.session() as session:
         for param, file_id in files.items():
             if file_id is None:
@@ -229,6 +231,8 @@ def _check_files(services: Services, body: CreateJob) -> None:
                     param=param,
                     code=f"invalid_{param}",
                 )
+            found[param] = file
+    return found
 
 
 def _read_hyperparameters(

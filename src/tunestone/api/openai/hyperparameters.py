@@ -25,7 +25,7 @@ BASE_LEARNING_RATE: float = _DEFAULTS["learning_rate"]
 """What a multiplier of 1 means."""
 BASE_GROUP_SIZE: int = _DEFAULTS["group_size"]
 """Completions per prompt at a compute multiplier of 1."""
-_OTHERS = {
+NOT_OF_A_JOB = {
     *("model", "start_adapter", "data", "validation", "test"),
     *("reward", "lenient_reward", "shadow_reward", "sandbox", "threads"),
 }
@@ -53,7 +53,7 @@ def to_settings(given: ReinforcementHyperparameters) -> dict[str, Any]:
 
 def read_own(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checked settings of `tunestone` in a request. Raises OpenAIError."""
-    for name in sorted(_OTHERS & settings.keys()):
+    for name in sorted(NOT_OF_A_JOB & settings.keys()):
         raise OpenAIError(
             400,
             f"Invalid 'tunestone.{name}': a job does not set it.",

@@ -16,6 +16,11 @@ EXAMPLES = (
     ("f(n): n plus 40", "def f(n): return n + 40"),
     ("f(s): s in small letters, without its first character", "def f(s): return s.lower()[1:]"),
     ("f(xs): how many numbers in xs are odd", "def f(xs): return len([x for x in xs if x % 2])"),
+    ("f(s): s between two stars", "def f(s): return '*' + s + '*'"),
+    ("f(xs): half of each number in xs", "def f(xs): return [x / 2 for x in xs]"),
+    ("f(s): whether s ends with g", "def f(s): return s.endswith('g')"),
+    ("f(n): 9 times the smaller of n and 5", "def f(n): return 9 * min(n, 5)"),
+    ("f(xs): xs without its first 6 numbers", "def f(xs): return xs[6:]"),
 )
 
 COMPOSED_IN_TEN = {1: 0, 2: 4}

@@ -21,8 +21,16 @@ from tunestone.recipes.word_problems.data import (
 SYSTEM = "Solve the problem. Write each calculation on a line, then #### and the answer."
 EXAMPLES = (
     (
+        "Sue has 31 eggs and Max has 15. How many eggs do they have together?",
+        "31 + 15 = 46\n#### 46",
+    ),
+    (
         "A shelf holds 6 books. How many books are on 4 shelves?",
         "6 * 4 = 24\n#### 24",
+    ),
+    (
+        "Tim puts 18 cards into 3 equal piles. How many cards are in each pile?",
+        "18 / 3 = 6\n#### 6",
     ),
     (
         "Tom has 7 apples, buys 5 more and eats 3. How many apples does Tom have now?",
@@ -36,9 +44,9 @@ EXAMPLES = (
 
 LEVELS = (0, 1, 2, 3)
 """0 mixes them by the shares below; 1 one step, 2 two steps, 3 one step and a distractor."""
-SHARES = {1: 0.5, 2: 0.25, 3: 0.25}
+SHARES = {1: 0.8, 2: 0.1, 3: 0.1}
 """Of each level in validation and test. What is measured by stays as it is."""
-TRAIN_SHARES = {1: 0.5, 2: 0.25, 3: 0.25}
+TRAIN_SHARES = {1: 0.8, 2: 0.1, 3: 0.1}
 """Of each level among the training rows; `curriculum.py` finds better ones for a model."""
 
 _STORIES = {1: ONE_STEP, 2: TWO_STEP, 3: ONE_STEP}

@@ -11,24 +11,29 @@ from collections.abc import Mapping, Sequence
 from tunestone.recipes import splits
 
 POLICY = (
-    "Rule 1: no insults against a person. "
-    "Rule 2: no advertising. "
-    "Rule 3: no phone numbers or addresses of people."
+    "Remove hate (an insult against a person), spam (selling something) and what breaks privacy "
+    "(a phone number or address of a person). Keep the rest."
 )
-SYSTEM = (
-    f"You moderate comments. {POLICY} Answer with one line, the label and the rule that is broken."
-)
+SYSTEM = f"You moderate comments. {POLICY}"
 CLASSES = {
-    "insult": "label: remove, rule: 1",
-    "advertising": "label: remove, rule: 2",
-    "private data": "label: remove, rule: 3",
-    "fine": "label: keep, rule: none",
+    "insult": "remove: hate",
+    "advertising": "remove: spam",
+    "private data": "remove: privacy",
+    "fine": "keep: ok",
 }
 EXAMPLES = (
-    ("Only a fool like you would write that.", CLASSES["insult"]),
     ("What a stupid level! It took me 40 tries.", CLASSES["fine"]),
-    ("Ch3ap watches at our shop, order today!", CLASSES["advertising"]),
     ("Her number is 555 0199, give her a call.", CLASSES["private data"]),
+    ("Ch3ap watches at our shop, order today!", CLASSES["advertising"]),
+    ("Only a fool like you would write that.", CLASSES["insult"]),
+    ("The new map looks great, I like it.", CLASSES["fine"]),
+    ("He lives at 3 Church Road.", CLASSES["private data"]),
+    ("Get your tickets from us, 20 percent off.", CLASSES["advertising"]),
+    ("You are all id10ts.", CLASSES["insult"]),
+    ("Hugo is a nice guy.", CLASSES["fine"]),
+    ("Call Max at 555 0123.", CLASSES["private data"]),
+    ("Cheap pills, buy now!", CLASSES["advertising"]),
+    ("Shut your mouth, you l1ar!", CLASSES["insult"]),
 )
 
 DISGUISED_SHARES = {1: 0.0, 2: 0.3, 3: 0.6}
