@@ -11,14 +11,17 @@ from collections.abc import Mapping, Sequence
 from tunestone.recipes import splits
 
 POLICY = (
-    "Remove hate (an insult against a person), spam (selling something) and what breaks privacy "
-    "(a phone number or address of a person). Keep the rest."
+    "Forbidden are: hate (an insult against a person), spam (selling something), "
+    "address (a phone number or address of a person)."
 )
-SYSTEM = f"You moderate comments. {POLICY}"
+SYSTEM = (
+    f"You moderate comments. {POLICY} Answer with one line: keep or remove, and the rule that is "
+    "broken, or ok."
+)
 CLASSES = {
     "insult": "remove: hate",
     "advertising": "remove: spam",
-    "private data": "remove: privacy",
+    "private data": "remove: address",
     "fine": "keep: ok",
 }
 EXAMPLES = (
