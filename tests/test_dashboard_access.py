@@ -97,6 +97,16 @@ def test_a_wrong_key_is_told_so(locked: tuple[Services, httpx2.Client], given: s
     assert given == "" or given not in answer.text
 
 
+def test_pasting_keys_is_held_to_the_rate_of_requests(tmp_path: Path) -> None:
+    with serving(tmp_path, require_keys=True, requests_per_minute=3) as (_, client):
+        answers = [
+            client.post("/ui/login", data={"key": f"ts-{i}"}, headers={**PAGE, **HERE})
+            for i in range(4)
+        ]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+    assert int(answers[3].headers["retry-after"]) <= 20
+
+
 @pytest.mark.parametrize(
     "wanted",
     ["https://evil.example/", "//evil.example", "/ui/../v1", "/uix", "/v1/files", "/ui/\\evil", ""],

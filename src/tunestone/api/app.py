@@ -178,6 +178,8 @@ class _Application:
 
     async def _admit(self, exchange: _Exchange, route: Route) -> tuple[Caller, Request]:
         if not route.needs_key:
+            if exchange.request.method == "POST":  # a key that is pasted may be a guess
+                self._gate.count_unnamed(exchange.request)
             return _NOBODY, exchange.request
         caller, request = await self._gate.admit(exchange.request, route)
         exchange.caller = caller.name

@@ -67,15 +67,14 @@ class Gate:
             raise too_large(most)
         limit = limited(request.receive, most, count=self._count)
         request = Request(request.scope, limit)
-        address = f"address {request.client.host if request.client else ''}"
         if await self._is_open():
-            self._rate.take(address)
+            self.count_unnamed(request)
             _check_origin(request)
             return Caller("anonymous", _EVERYTHING, self._region_claimed(request)), request
         try:
             key, region, body_sha256 = await self._authenticate(request, route)
         except Refusal:
-            self._rate.take(address)  # guessing is as slow as asking
+            self.count_unnamed(request)  # guessing is as slow as asking
             raise
         self._rate.take(key.id)
         if route.scope not in key.scopes:
@@ -89,6 +88,10 @@ class Gate:
             held = limited(request.receive, most, sha256=body_sha256, count=lambda size: None)
             request = Request(request.scope, held)
         return Caller(key.name, scopes_of(key), region), request
+
+    def count_unnamed(self, request: Request) -> None:
+        """A request of nobody in particular. Raises Refusal when its address sent too many."""
+        self._rate.take(f"address {request.client.host if request.client else ''}")
 
     async def _is_open(self) -> bool:
         if self._keys.is_stale():
