@@ -1,14 +1,11 @@
 """One line of metrics, told in the words of both services; and what a log becomes."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tunestone.health.watch import judge_base
 from tunestone.jobs import metrics
-from tunestone.jobs.follow import LogReader
 from tunestone.jobs.journal import set_current_phase, set_phase
 from tunestone.pace import seconds_left
 
@@ -182,40 +179,6 @@ def test_what_was_not_validated_has_no_validation_keys() -> None:
     assert data["series"]["actor/pg_clipfrac"] == 0.01
     assert data["series"]["response/aborted_ratio"] == 0.25
     assert data["series"]["timing_per_token_ms/gen"] == 5.0  # 20 s for 4000 tokens
-
-
-def test_a_log_is_read_as_it_grows_and_again_when_it_was_cut(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    reader = LogReader(log)
-    assert reader.read() == []
-    log.write_text('{"a": 1}\n{"a": 2}\n{"a":')
-    assert reader.read() == [{"a": 1}, {"a": 2}]
-    assert reader.read() == []
-    log.write_text('{"a": 1}\n')
-    assert reader.read() is None
-    assert reader.read() == [{"a": 1}]
-
-
-def test_a_log_that_was_cut_and_has_grown_past_it_since_is_read_again(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"a": 1}\n{"a": 2, "seconds": 0.5}\n')
-    reader = LogReader(log)
-    assert len(reader.read()) == 2
-    log.write_text('{"a": 1}\n{"a": 2, "seconds": 0.125}\n{"a": 3}\n')
-    assert reader.read() is None
-    assert [line["a"] for line in reader.read()] == [1, 2, 3]
-
-
-def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    lines = [{"n": n, "text": "x" * 1000} for n in range(1000)]
-    lines.insert(300, {"n": -1, "text": "y" * 600_000})  # longer than a piece
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reader, pieces = LogReader(log), []
-    while piece := reader.read():
-        pieces.append(piece)
-    assert len(pieces) > 3
-    assert [line for piece in pieces for line in piece] == lines
 
 
 def test_the_time_that_is_left() -> None:

@@ -6,7 +6,6 @@ a trainer that was killed comes back it cuts its logs to the checkpoint it conti
 follower then begins at the start too.
 """
 
-import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from tunestone.growing import GrowingLog
 from tunestone.jobs import metrics
 from tunestone.jobs.job import Plan
 from tunestone.jobs.journal import Level, set_phase, tell
@@ -25,38 +25,7 @@ from tunestone.jobs.tables import Job, Model
 from tunestone.pace import seconds_left
 from tunestone.runlog import CHECKPOINT_RESULT, RunFolder, checkpoint_path, checkpoint_steps
 
-_CHUNK_BYTES = 2**18
-"""Of a log at a time, so that no transaction is long when a server has missed a lot."""
 _WARNINGS = frozenset({"alert", "checkpoint_damaged", "reward_changed", "rolled_back"})
-
-
-class LogReader:
-    """Lines of a growing JSONL file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._last = b""
-
-    def read(self) -> list[dict[str, Any]] | None:
-        """Some of the lines that are new and whole, the oldest first, none if there are none; None
-        when the file was cut, so that all are new."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            # The length alone does not tell: what was cut may have grown past it since.
-            file.seek(self._offset - len(self._last))
-            if file.read(len(self._last)) != self._last:
-                self._offset, self._last = 0, b""
-                return None
-            text = file.read(_CHUNK_BYTES)
-            if b"\n" not in text:
-                text += file.readline()
-        whole, newline, _ = text.rpartition(b"\n")
-        if newline:
-            self._offset += len(whole) + 1
-            self._last = whole.rpartition(b"\n")[2] + newline
-        return [json.loads(line) for line in whole.split(b"\n") if line]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +47,8 @@ class Follower:
         self.run = RunFolder(data / "jobs" / job_id / "run")
         self.records: dict[int, dict[str, Any]] = {}
         """Step -> its line of metrics."""
-        self._metrics = LogReader(self.run.metrics)
-        self._events = LogReader(self.run.events)
+        self._metrics = GrowingLog(self.run.metrics)
+        self._events = GrowingLog(self.run.events)
         self._events_told = 0
         self._checkpoints: tuple[int, ...] | None = None
         self._returns: dict[int, int] = {}
@@ -89,19 +58,20 @@ class Follower:
         """Some of what is new since the last time, the oldest first; None for nothing."""
         # In this order: what speaks of a step comes after the step's line of metrics.
         steps = tuple(self._checkpoint_steps())
-        events = self._events.read() or []
+        _, event_lines = self._events.read()
+        events = [line.record for line in event_lines]
         self._returns |= {e["step"]: e["to_step"] for e in events if e["kind"] == "rolled_back"}
-        lines = self._metrics.read()
-        if lines is None:
+        cut, metric_lines = self._metrics.read()
+        if cut:
             self.records.clear()
-            lines = self._metrics.read() or []
-        self.records |= {line["step"]: line for line in lines}
+        records = [line.record for line in metric_lines]
+        self.records |= {record["step"]: record for record in records}
         first = self._events_told
         self._events_told += len(events)
-        if not (lines or events) and steps == self._checkpoints:
+        if not (records or events) and steps == self._checkpoints:
             return None
         self._checkpoints = steps
-        return News(lines, list(enumerate(events, start=first)), steps)
+        return News(records, list(enumerate(events, start=first)), steps)
 
     def write(self, session: Session, job: Job, news: News) -> None:
         """Put it into the database; `job` belongs to the session."""

@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunestone.growing import GrowingLog
 from tunestone.pages import series, summary
-from tunestone.pages.growing import GrowingLog
 from tunestone.pages.library import ShownRun
 from tunestone.pages.samples import SampleIndex
 from tunestone.runlog import read_lines

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestone.errors import ConfigError
-from tunestone.pages.growing import GrowingLog
+from tunestone.growing import GrowingLog, Line
 
 ALL_STEPS = "all"
 SORTS: Mapping[str, str] = {
@@ -131,23 +131,10 @@ class SampleIndex:
     def entries(self) -> list[Entry]:
         """All that are in the log now, in its order."""
         with self._lock:
-            cut, lines = self._log.read()
-            if cut:
-                self._entries = []
-            for line in lines:
-                record = line.record
-                logprobs = record["logprobs"]
-                self._entries.append(
-                    Entry(
-                        offset=line.offset,
-                        size=line.size,
-                        step=record["step"],
-                        prompt_id=record["prompt_id"],
-                        reward=record["reward"],
-                        length=len(record["tokens"]),
-                        surprise=-statistics.fmean(logprobs) if logprobs else 0.0,
-                    )
-                )
+            for cut, lines in self._log.pieces():
+                if cut:
+                    self._entries = []
+                self._entries += map(_entry, lines)
             return list(self._entries)
 
     def records(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -162,6 +149,20 @@ class SampleIndex:
                 if text.startswith(b"{") and text.endswith(b"}\n"):
                     found.append({**json.loads(text), "surprise": entry.surprise})
         return found
+
+
+def _entry(line: Line) -> Entry:
+    record = line.record
+    logprobs = record["logprobs"]
+    return Entry(
+        offset=line.offset,
+        size=line.size,
+        step=record["step"],
+        prompt_id=record["prompt_id"],
+        reward=record["reward"],
+        length=len(record["tokens"]),
+        surprise=-statistics.fmean(logprobs) if logprobs else 0.0,
+    )
 
 
 def order(entries: Sequence[Entry], sort: str) -> list[Entry]:

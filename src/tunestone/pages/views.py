@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tunestone.growing import read_log
 from tunestone.pages import series, summary
-from tunestone.pages.growing import read_log
 from tunestone.pages.library import Library, ShownRun
 from tunestone.pages.live import Place
 from tunestone.pages.samples import SampleIndex
