@@ -5,6 +5,7 @@ from typing import final
 
 from sqlalchemy import Select, select
 
+from tunestone.api.openai.job_objects import JOB_PREFIX
 from tunestone.api.services import Services
 from tunestone.jobs.job import MOVES
 from tunestone.jobs.tables import Job, Model
@@ -25,7 +26,7 @@ class JobLibrary:
 
     def find(self, key: str) -> ShownRun | None:
         """The job of that id, however its door dresses it."""
-        found = self._shown(select(Job).where(Job.id == key.removeprefix(_OPENAI)))
+        found = self._shown(select(Job).where(Job.id == key.removeprefix(JOB_PREFIX)))
         return found[0] if found else None
 
     def _shown(self, query: Select[Job]) -> list[ShownRun]:
@@ -39,7 +40,7 @@ class JobLibrary:
         return [self._shown_run(job, tuned.get(job.id, "")) for job in jobs]
 
     def _shown_run(self, job: Job, tuned: str) -> ShownRun:
-        dressed = f"{_OPENAI}{job.id}" if job.dialect == "openai" else job.id
+        dressed = f"{JOB_PREFIX}{job.id}" if job.dialect == "openai" else job.id
         shown = ShownJob(
             id=dressed,
             door=job.dialect,
@@ -53,10 +54,6 @@ class JobLibrary:
         )
         folder = self._services.folder / "jobs" / job.id / "run"
         return ShownRun(job.id, job.name or dressed, RunFolder(folder), shown)
-
-
-_OPENAI = "ftjob-"
-"""What OpenAI's clients have before a job's id."""
 
 
 def _actions(job: Job) -> Sequence[str]:

@@ -13,6 +13,8 @@ from tunestone.jobs.job import ENDED
 from tunestone.jobs.tables import Job, Model
 
 DIALECT = "openai"
+JOB_PREFIX = "ftjob-"
+"""What OpenAI's clients have before a job's id."""
 _STATUS = {
     "validating": "validating_files",
     "queued": "queued",
@@ -27,7 +29,7 @@ _LEGACY = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 def find_job(session: Session, name: str) -> Job:
     """The job of an id `ftjob-...`. Raises OpenAIError when there is none at this door."""
-    job = session.get(Job, name.removeprefix("ftjob-")) if name.startswith("ftjob-") else None
+    job = session.get(Job, name.removeprefix(JOB_PREFIX)) if name.startswith(JOB_PREFIX) else None
     if job is None or job.dialect != DIALECT:
         raise OpenAIError(
             404,
@@ -57,7 +59,7 @@ def _render(job: Job, tuned: str | None) -> dict[str, Any]:
     ended = job.state in ENDED
     hyperparameters = effective(job.plan["settings"], job.progress)
     shown = {
-        "id": f"ftjob-{job.id}",
+        "id": f"{JOB_PREFIX}{job.id}",
         "object": "fine_tuning.job",
         "created_at": unix(job.created_at),
         "error": job.error,
