@@ -88,14 +88,15 @@ def _pages(entries: Sequence[Entry], *, grouped: bool) -> list[list[Entry]]:
 
 def _changes(index: SampleIndex, entries: Sequence[Entry], taken: Sequence[Entry]) -> Changes:
     """What has changed in each of `taken` since earlier steps drew the same."""
-    wanted = {entry.prompt_id for entry in taken}
+    wanted, offsets = {entry.prompt_id for entry in taken}, {entry.offset for entry in taken}
+    pairs = index.pairs([entry for entry in entries if entry.prompt_id in wanted])
     earlier: dict[str, list[Record]] = {prompt_id: [] for prompt_id in wanted}
-    for record in index.records([entry for entry in entries if entry.prompt_id in wanted]):
-        earlier[record["prompt_id"]].append(record)
+    for entry, record in pairs:
+        earlier[entry.prompt_id].append(record)
     return {
         entry.offset: find_changes(record, earlier[entry.prompt_id])
-        for entry in taken
-        for record in index.records([entry])
+        for entry, record in pairs
+        if entry.offset in offsets
     }
 
 
@@ -121,10 +122,9 @@ def _completions(
     changes: Changes | None,
 ) -> list[Record]:
     shown = []
-    for entry in entries:
+    for entry, record in index.pairs(entries):
         changed = None if changes is None else changes.get(entry.offset, ())
-        for record in index.records([entry]):
-            shown.append(_completion(record, token_pieces(record, tokenizer, changed), changed))
+        shown.append(_completion(record, token_pieces(record, tokenizer, changed), changed))
     return shown
 
 

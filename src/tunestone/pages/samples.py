@@ -139,7 +139,11 @@ class SampleIndex:
 
     def records(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Their whole lines, each with its `surprise`. What was cut meanwhile is left out."""
-        found: list[dict[str, Any]] = []
+        return [record for _, record in self.pairs(entries)]
+
+    def pairs(self, entries: Sequence[Entry]) -> list[tuple[Entry, dict[str, Any]]]:
+        """(entry, its whole line), as `records` gives them."""
+        found: list[tuple[Entry, dict[str, Any]]] = []
         if not entries:  # there may be no file yet
             return found
         with self._path.open("rb") as file:
@@ -147,7 +151,7 @@ class SampleIndex:
                 file.seek(entry.offset)
                 text = file.read(entry.size)
                 if text.startswith(b"{") and text.endswith(b"}\n"):
-                    found.append({**json.loads(text), "surprise": entry.surprise})
+                    found.append((entry, {**json.loads(text), "surprise": entry.surprise}))
         return found
 
 
