@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from tunestone.pace import seconds_spent
-from tunestone.stats import paired_difference_interval
+from tunestone.stats import paired_difference_interval, seed_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "src" / "tunestone" / "recipes"
@@ -97,28 +97,32 @@ def read_run(run: Path, seed: int) -> SeedResult:
 
 
 def summarise(results: Sequence[SeedResult]) -> dict[str, Any]:
-    """Means over the seeds; the interval is over all their held-out prompts together."""
-    base = [score for result in results for score in result.base]
-    tuned = [score for result in results for score in result.tuned]
-    base_accuracy = fmean(fmean(result.base) for result in results)
-    tuned_accuracy = fmean(fmean(result.tuned) for result in results)
+    """Means over the seeds; the interval is over seeds, or over the prompts of a single one."""
+    bases = [fmean(result.base) for result in results]
+    tuneds = [fmean(result.tuned) for result in results]
+    if len(results) > 1:
+        differences = [tuned - base for base, tuned in zip(bases, tuneds, strict=True)]
+        interval = seed_interval(differences, limits=(-1.0, 1.0))
+    else:
+        interval = paired_difference_interval(results[0].base, results[0].tuned)
+    base_accuracy, tuned_accuracy = fmean(bases), fmean(tuneds)
     gain = (tuned_accuracy - base_accuracy) / base_accuracy if base_accuracy else None
     return {
         "base_accuracy": base_accuracy,
         "tuned_accuracy": tuned_accuracy,
         "relative_gain": gain,
-        "difference_ci95": list(paired_difference_interval(base, tuned)),
-        "n": len(base),
+        "difference_ci95": list(interval),
+        "n": sum(len(result.base) for result in results),
         "seeds": [result.seed for result in results],
         "minutes": fmean(result.minutes for result in results),
         "per_seed": [
             {
                 "seed": result.seed,
-                "base_accuracy": fmean(result.base),
-                "tuned_accuracy": fmean(result.tuned),
+                "base_accuracy": base,
+                "tuned_accuracy": tuned,
                 "minutes": result.minutes,
             }
-            for result in results
+            for result, base, tuned in zip(results, bases, tuneds, strict=True)
         ],
     }
 
@@ -135,10 +139,12 @@ def describe(result: Mapping[str, Any], signal: Mapping[str, Any]) -> str:
     gain = result["relative_gain"]
     relative = "" if gain is None else f" ({100 * gain:+.0f} % of the base's)"
     difference = 100 * (result["tuned_accuracy"] - result["base_accuracy"])
+    expected = 100 * signal["signal_share_8"]
+    over = f"{len(result['seeds'])} seeds" if len(result["seeds"]) > 1 else "its prompts"
     return "\n".join(lines) + (
         f"\n\nDifference {difference:+.1f} points{relative}, 95 % interval {low:+.1f} to "
-        f"{high:+.1f}, on {result['n']} held-out prompts. Before training, `tunestone check` "
-        f"expected {100 * signal['signal_share_8']:.0f} % of groups of 8 to have signal."
+        f"{high:+.1f} over {over}, on {result['n']} held-out prompts. Before training, "
+        f"`tunestone check` expected signal in {expected:.0f} % of groups of 8."
     )
 
 

@@ -1,11 +1,16 @@
 """What all tests share: shapes are checked, one thread is used, tiny models stand ready."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
+
+# Ours and every process that a test starts: several files are tested at once, and two threads that
+# wait for each other on a busy machine take minutes for a tiny model.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Before anything imports these modules: from here on every shape they name is checked.
 jaxtyping.install_import_hook(

@@ -9,7 +9,7 @@ from tiny import WINDOW, write_tiny_model
 from toy import ConstantGrader, run_to_end, toy_run
 from tunestone.config import TrainConfig
 from tunestone.core.model import Policy, load_base
-from tunestone.core.prepare import open_sampler, prepare
+from tunestone.core.prepare import available_threads, open_sampler, prepare
 from tunestone.core.rows_sampler import RowsSampler
 from tunestone.core.sampler import Sampler, SamplingParams
 from tunestone.errors import ConfigError, DataError
@@ -133,3 +133,15 @@ def test_without_validation_a_tenth_is_split_off(tmp_path: Path, tiny_folder: Pa
     assert report["heldout"].startswith("validation (it chose the checkpoint too")
     drawn = {sample["prompt_id"] for sample in read_lines(run.samples)}
     assert len(drawn) <= 11
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("1", 1), ("0", 1), ("100000", None), ("4,2", None)]
+)
+def test_omp_num_threads_takes_fewer_cores(
+    monkeypatch: pytest.MonkeyPatch, asked: str, expected: int | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    every = available_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert available_threads() == (expected or every)

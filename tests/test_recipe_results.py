@@ -25,15 +25,13 @@ def two_seeds() -> list:
 
 
 def test_summary() -> None:
-    """Means 3/8 and 7/8, gain (7/8 - 3/8) / (3/8) = 4/3; the pool: 3 both, 4 gained, 1 neither."""
+    """Means 3/8 and 7/8, gain (7/8 - 3/8) / (3/8) = 4/3; both seeds gain 1/2, so nothing varies."""
     result = bench.summarise(two_seeds())
     assert result["base_accuracy"] == 3 / 8
     assert result["tuned_accuracy"] == 7 / 8
     assert result["relative_gain"] == pytest.approx(4 / 3)
     assert (result["n"], result["seeds"], result["minutes"]) == (8, [0, 1], 5.0)
-    pooled = bench.paired_difference_interval([1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0])
-    assert result["difference_ci95"] == list(pooled)
-    assert pooled[0] < 0.5 < pooled[1]
+    assert result["difference_ci95"] == [0.5, 0.5]
     assert set(result) == {*KEYS, "minutes", "per_seed"}
     assert result["per_seed"][1] == {
         "seed": 1,
@@ -41,6 +39,21 @@ def test_summary() -> None:
         "tuned_accuracy": 1.0,
         "minutes": 6.0,
     }
+
+
+def test_the_interval_is_over_seeds() -> None:
+    """Gains of 0, 1/2 and 1: deviation 1/2, t of 2 degrees 4.303, so 1/2 +- 1.24, cut."""
+    gains = [([0, 0], [0, 0]), ([0, 0], [1, 0]), ([0, 0], [1, 1])]
+    result = bench.summarise([bench.SeedResult(i, *gain, 1.0) for i, gain in enumerate(gains)])
+    assert result["difference_ci95"] == [pytest.approx(0.5 - 4.303 * 0.5 / 3**0.5), 1.0]
+    assert "over 3 seeds, on 6 held-out prompts" in bench.describe(result, {"signal_share_8": 0.5})
+
+
+def test_one_seed_has_an_interval_over_its_prompts() -> None:
+    result = bench.summarise(two_seeds()[:1])
+    low, high = bench.paired_difference_interval([1, 0, 0, 0], [1, 1, 1, 0])
+    assert result["difference_ci95"] == [low, high]
+    assert "over its prompts" in bench.describe(result, {"signal_share_8": 0.5})
 
 
 def test_a_base_that_is_never_right_has_no_relative_gain() -> None:
@@ -67,7 +80,7 @@ def test_the_page_is_filled_between_its_markers() -> None:
     assert "| 0 | 25.0 % | 75.0 % | 4.0 |\n| 1 | 50.0 % | 100.0 % | 6.0 |" in filled
     assert "| mean | 37.5 % | 87.5 % | 5.0 |" in filled
     assert "Difference +50.0 points (+133 % of the base's)" in filled
-    assert "62 % of groups of 8" in filled
+    assert "signal in 62 % of groups of 8" in filled
     assert filled.endswith("<!-- end result -->\ntail\n")
     assert bench.fill(filled, "result", text) == filled
     with pytest.raises(ValueError, match="0 sections 'result'"):

@@ -51,12 +51,6 @@ def environment(tmp_path: Path, tiny_folder: Path) -> dict[str, str]:
     }
 
 
-def use_one_core() -> None:
-    """Two threads that wait for each other on a busy machine take minutes for a tiny model."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
 def run_page(name: str, work: Path, environment: dict[str, str]) -> str:
     """Run the marked blocks of a page in the new folder `work`; what they print."""
     found = blocks((PAGES / name).read_text(encoding="utf-8"))
@@ -67,7 +61,7 @@ def run_page(name: str, work: Path, environment: dict[str, str]) -> str:
     work.mkdir()
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", ending + "".join(steps)],
-        cwd=work, env=environment, timeout=300, check=False, preexec_fn=use_one_core,
+        cwd=work, env=environment, timeout=300, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout

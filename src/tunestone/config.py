@@ -139,7 +139,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides data order, LoRA's start and every draw."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads. 0 takes all cores this process may use. A resumed run keeps its number."""
+    """CPU threads. 0 takes OMP_NUM_THREADS or all usable cores. A resumed run keeps its number."""
 
     @field_validator("stop", mode="before")
     @classmethod

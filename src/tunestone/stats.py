@@ -12,8 +12,8 @@ compares ten recipes and reports the best one has to divide by ten.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,9 @@ KappaWeights = Literal["none", "quadratic"]
 
 _BLOCK_ELEMENTS = 2_000_000
 """Resamples are drawn in blocks of about this many numbers (16 MB) to bound the memory."""
+
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % for 1 to 9 degrees of freedom. Beyond, the last one is a little wide."""
 
 FloatArray = NDArray[np.float64]
 
@@ -106,6 +109,24 @@ def mean_interval(scores: Sequence[float], *, confidence: float = 0.95) -> tuple
     return _bootstrap_interval(scores_P, confidence=confidence)
 
 
+def seed_interval(
+    scores: Sequence[float], *, limits: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """95 % interval (lower, upper) of the mean over seeds, by Student's t: how others would do.
+
+    `limits` are the lowest and the highest score there is; the interval is cut to them.
+
+    Raises ValueError for fewer than two scores: one seed tells nothing of another.
+    """
+    if len(scores) < 2:
+        raise ValueError("an interval over seeds needs at least two")
+    mean = statistics.fmean(scores)
+    t = _T_975[min(len(scores) - 2, len(_T_975) - 1)]
+    half = t * statistics.stdev(scores) / math.sqrt(len(scores))
+    lowest, highest = limits or (-math.inf, math.inf)
+    return max(lowest, mean - half), min(highest, mean + half)
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Chance that at least one of `k` answers is right, from `n` drawn of which `correct` were.
 
@@ -142,7 +163,7 @@ def pairs_needed(
     base_P, tuned_P = _check_pairs(base, tuned)
     difference_P = tuned_P - base_P
     difference = float(difference_P.mean())
-    z_test, z_power = _z_value(1 - significance), NormalDist().inv_cdf(power)
+    z_test, z_power = _z_value(1 - significance), statistics.NormalDist().inv_cdf(power)
     if abs(difference) <= 1e-12 * float(np.abs(difference_P).mean()):  # 0, but for rounding
         return None
     if _is_binary(base_P) and _is_binary(tuned_P):
@@ -315,7 +336,7 @@ def _is_binary(scores_P: NDArray[Any]) -> bool:
 def _z_value(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+    return statistics.NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def _block_rows(n: int) -> Iterator[int]:

@@ -16,7 +16,6 @@ the last ones; what matters to a practitioner is to see how wide the range is th
 import hashlib
 import itertools
 import json
-import math
 import re
 import statistics
 import tomllib
@@ -30,6 +29,7 @@ from tunestone.errors import ConfigError, RunError
 from tunestone.health.watch import told_alerts
 from tunestone.pace import seconds_spent
 from tunestone.runlog import RunFolder, read_json, read_lines
+from tunestone.stats import seed_interval
 
 State = Literal["finished", "unfinished", "diverged"]
 
@@ -39,8 +39,6 @@ UNCHANGED = "unchanged"
 """Name of the point at which every varied setting has the value it has at the others."""
 _MEASURING = ("reward", "test", "validation")
 """Settings that decide what a score means."""
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % for 1 to 9 degrees of freedom. Beyond, the last one is a little wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,16 +245,7 @@ def _over_seeds(runs: Sequence[RunResult]) -> dict[str, Any]:
     for key, lowest in (("tuned", 0.0), ("difference", -1.0)):
         bounds = getattr(done[0], f"{key}_ci95") if done else None
         if len(done) > 1:
-            bounds = _seed_interval([getattr(run, key) for run in done])
-            if all(run.score == "accuracy" for run in done):
-                bounds = max(lowest, bounds[0]), min(1.0, bounds[1])
+            limits = (lowest, 1.0) if all(run.score == "accuracy" for run in done) else None
+            bounds = seed_interval([getattr(run, key) for run in done], limits=limits)
         record[f"{key}_ci95"] = bounds
     return {**record, "runs": [asdict(run) for run in runs]}
-
-
-def _seed_interval(scores: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean over seeds, by Student's t; at least two."""
-    mean = statistics.fmean(scores)
-    t = _T_975[min(len(scores) - 2, len(_T_975) - 1)]
-    half = t * statistics.stdev(scores) / math.sqrt(len(scores))
-    return mean - half, mean + half

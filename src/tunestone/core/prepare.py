@@ -33,8 +33,11 @@ _HELLO = Prompt(id="hello", messages=({"role": "user", "content": "Hello"},))
 
 
 def available_threads() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may run on; fewer where the environment's OMP_NUM_THREADS says so."""
+    bound = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(asked))) if asked.isdecimal() else cores
 
 
 def prepare(
