@@ -100,18 +100,15 @@ def summarise(results: Sequence[SeedResult]) -> dict[str, Any]:
     """Means over the seeds; the interval is over seeds, or over the prompts of a single one."""
     bases = [fmean(result.base) for result in results]
     tuneds = [fmean(result.tuned) for result in results]
-    if len(results) > 1:
-        differences = [tuned - base for base, tuned in zip(bases, tuneds, strict=True)]
-        interval = seed_interval(differences, limits=(-1.0, 1.0))
-    else:
-        interval = paired_difference_interval(results[0].base, results[0].tuned)
+    differences = [tuned - base for base, tuned in zip(bases, tuneds, strict=True)]
+    own = [paired_difference_interval(result.base, result.tuned) for result in results]
     base_accuracy, tuned_accuracy = fmean(bases), fmean(tuneds)
     gain = (tuned_accuracy - base_accuracy) / base_accuracy if base_accuracy else None
     return {
         "base_accuracy": base_accuracy,
         "tuned_accuracy": tuned_accuracy,
         "relative_gain": gain,
-        "difference_ci95": list(interval),
+        "difference_ci95": list(seed_interval(differences, own, limits=(-1.0, 1.0))),
         "n": sum(len(result.base) for result in results),
         "seeds": [result.seed for result in results],
         "minutes": fmean(result.minutes for result in results),

@@ -25,13 +25,17 @@ def two_seeds() -> list:
 
 
 def test_summary() -> None:
-    """Means 3/8 and 7/8, gain (7/8 - 3/8) / (3/8) = 4/3; both seeds gain 1/2, so nothing varies."""
+    """Means 3/8 and 7/8, gain (7/8 - 3/8) / (3/8) = 4/3; both seeds gain 1/2, so prompts decide."""
     result = bench.summarise(two_seeds())
     assert result["base_accuracy"] == 3 / 8
     assert result["tuned_accuracy"] == 7 / 8
     assert result["relative_gain"] == pytest.approx(4 / 3)
     assert (result["n"], result["seeds"], result["minutes"]) == (8, [0, 1], 5.0)
-    assert result["difference_ci95"] == [0.5, 0.5]
+    first, second = (
+        bench.paired_difference_interval(seed.base, seed.tuned) for seed in two_seeds()
+    )
+    half = ((first[1] - first[0]) ** 2 + (second[1] - second[0]) ** 2) ** 0.5 / 4
+    assert result["difference_ci95"] == [pytest.approx(0.5 - half), pytest.approx(0.5 + half)]
     assert set(result) == {*KEYS, "minutes", "per_seed"}
     assert result["per_seed"][1] == {
         "seed": 1,

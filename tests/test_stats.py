@@ -3,12 +3,14 @@
 import itertools
 import math
 import random
+import statistics
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm
+from scipy.stats import t as student
 
 from tunestone.stats import (
     RESAMPLES,
@@ -20,6 +22,7 @@ from tunestone.stats import (
     paired_permutation_p,
     pairs_needed,
     pass_at_k,
+    seed_interval,
     wilson_interval,
 )
 
@@ -443,3 +446,27 @@ def test_that_many_scores_have_the_power():
 def test_no_number_of_pairs_shows_no_difference():
     assert pairs_needed([0, 1, 1, 0], [1, 0, 1, 0]) is None
     assert pairs_needed([0.1, 0.2, 0.3], [0.3, 0.1, 0.2]) is None  # 0 but for rounding
+
+
+# --- over seeds -----------------------------------------------------------------------------
+
+
+def test_seed_interval_is_students() -> None:
+    scores, own = [0.2, 0.5, 0.4, 0.9], [(0.1, 0.3), (0.4, 0.6), (0.3, 0.5), (0.8, 1.0)]
+    mean, error = statistics.fmean(scores), statistics.stdev(scores) / 2
+    expected = student.interval(0.95, df=3, loc=mean, scale=error)
+    assert seed_interval(scores, own) == pytest.approx(expected, abs=1e-4)
+    assert seed_interval(scores, own, limits=(0.1, 0.8)) == (0.1, 0.8)
+
+
+def test_seeds_that_agree_by_chance_leave_the_doubt_of_their_prompts() -> None:
+    """Half widths 0.3 and 0.4 are 0.5 for the sum, 0.25 for the mean."""
+    assert seed_interval([0.5, 0.5], [(0.2, 0.8), (0.1, 0.9)]) == pytest.approx((0.25, 0.75))
+
+
+def test_one_seed_has_its_own_interval_and_none_is_an_error() -> None:
+    assert seed_interval([0.5], [(0.1, 0.6)]) == (0.1, 0.6)
+    with pytest.raises(ValueError, match="at least one"):
+        seed_interval([], [])
+    with pytest.raises(ValueError, match="2 scores and 1 intervals"):
+        seed_interval([0.5, 0.5], [(0.1, 0.6)])

@@ -110,19 +110,27 @@ def mean_interval(scores: Sequence[float], *, confidence: float = 0.95) -> tuple
 
 
 def seed_interval(
-    scores: Sequence[float], *, limits: tuple[float, float] | None = None
+    scores: Sequence[float],
+    own: Sequence[tuple[float, float]],
+    *,
+    limits: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
-    """95 % interval (lower, upper) of the mean over seeds, by Student's t: how others would do.
+    """95 % interval (lower, upper) of the mean over seeds: how other seeds would do.
 
+    By Student's t, but no narrower than what is known of each seed: `own` are the intervals of the
+    scores over their prompts, and seeds may agree by chance. Of a single seed it is its own.
     `limits` are the lowest and the highest score there is; the interval is cut to them.
 
-    Raises ValueError for fewer than two scores: one seed tells nothing of another.
+    Raises ValueError for no scores, or when there is not one interval for each.
     """
-    if len(scores) < 2:
-        raise ValueError("an interval over seeds needs at least two")
-    mean = statistics.fmean(scores)
-    t = _T_975[min(len(scores) - 2, len(_T_975) - 1)]
-    half = t * statistics.stdev(scores) / math.sqrt(len(scores))
+    if not scores or len(scores) != len(own):
+        raise ValueError(f"{len(scores)} scores and {len(own)} intervals; as many, at least one")
+    if len(scores) == 1:
+        return own[0]
+    n, mean = len(scores), statistics.fmean(scores)
+    by_prompts = math.hypot(*((upper - lower) / 2 for lower, upper in own)) / n
+    t = _T_975[min(n - 2, len(_T_975) - 1)]
+    half = max(t * statistics.stdev(scores) / math.sqrt(n), by_prompts)
     lowest, highest = limits or (-math.inf, math.inf)
     return max(lowest, mean - half), min(highest, mean + half)
 

@@ -29,7 +29,6 @@ from tunestone.errors import ConfigError, RunError
 from tunestone.health.watch import told_alerts
 from tunestone.pace import seconds_spent
 from tunestone.runlog import RunFolder, read_json, read_lines
-from tunestone.stats import seed_interval
 
 State = Literal["finished", "unfinished", "diverged"]
 
@@ -237,15 +236,16 @@ def summarise(plan: Plan, folder: Path) -> dict[str, Any]:
 
 def _over_seeds(runs: Sequence[RunResult]) -> dict[str, Any]:
     """Means over finished runs. Intervals are over seeds; of a single one, over its prompts."""
+    from tunestone.stats import seed_interval  # numpy again
+
     done = [run for run in runs if run.state == "finished"]
     record: dict[str, Any] = {"finished": len(done)}
     for key in ("base", "tuned", "difference", "seconds"):
         numbers = [getattr(run, key) for run in done]
         record[key] = statistics.fmean(numbers) if numbers else None
     for key, lowest in (("tuned", 0.0), ("difference", -1.0)):
-        bounds = getattr(done[0], f"{key}_ci95") if done else None
-        if len(done) > 1:
-            limits = (lowest, 1.0) if all(run.score == "accuracy" for run in done) else None
-            bounds = seed_interval([getattr(run, key) for run in done], limits=limits)
-        record[f"{key}_ci95"] = bounds
+        limits = (lowest, 1.0) if all(run.score == "accuracy" for run in done) else None
+        own = [getattr(run, f"{key}_ci95") for run in done]
+        scores = [getattr(run, key) for run in done]
+        record[f"{key}_ci95"] = seed_interval(scores, own, limits=limits) if done else None
     return {**record, "runs": [asdict(run) for run in runs]}
