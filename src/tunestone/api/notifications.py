@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from tunestone.api.bedrock.job_views import job_members, tuned_model
+from tunestone.api.openai.job_objects import JOB_PREFIX
 from tunestone.jobs.notify import Describe, Json, Kind, Notice
 from tunestone.jobs.settings import ServerSettings
 from tunestone.jobs.store import new_id
@@ -49,7 +50,7 @@ def _of_openai(session: Session, job: Job, change: Change) -> Notice | None:
         "object": "event",
         "created_at": int(change.created_at.timestamp()),
         "type": f"fine_tuning.job.{status}",
-        "data": {"id": f"ftjob-{job.id}"},
+        "data": {"id": f"{JOB_PREFIX}{job.id}"},
     }
     return Notice(status, payload)
 

@@ -157,8 +157,8 @@ def _identical(records: Sequence[Record]) -> Finding | None:
         share,
         window[0]["step"],
         f"{100 * share:.0f} % of the completions equal another one of their group, at a reward of "
-        f"{reward:.3f}: the policy has settled on its answers and cannot find better ones. Go back "
-        "to an earlier checkpoint with a lower learning_rate.",
+        f"{reward:.3f}: the policy has settled on its answers and hardly tries others. Unless they "
+        "still improve, go back to an earlier checkpoint with a lower learning_rate.",
     )
 
 

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from tunestone.api.http import Call, Route
 from tunestone.api.openai.bodies import unix
 from tunestone.api.openai.errors import OpenAIError
-from tunestone.api.openai.job_objects import find_job
+from tunestone.api.openai.job_objects import JOB_PREFIX, find_job
 from tunestone.api.openai.paging import page, read_limit
 from tunestone.jobs.tables import Model
 
@@ -43,7 +43,7 @@ def _render(model: Model) -> dict[str, Any]:
         "object": "fine_tuning.job.checkpoint",
         "created_at": unix(model.created_at),
         "fine_tuned_model_checkpoint": model.alias,
-        "fine_tuning_job_id": f"ftjob-{model.job_id}",
+        "fine_tuning_job_id": f"{JOB_PREFIX}{model.job_id}",
         "step_number": model.step,
         "metrics": {"step": model.step, **model.metrics},
     }

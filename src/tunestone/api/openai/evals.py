@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from tunestone.api.http import Call, Route
 from tunestone.api.openai.bodies import unix
 from tunestone.api.openai.errors import OpenAIError
-from tunestone.api.openai.job_objects import find_job
+from tunestone.api.openai.job_objects import JOB_PREFIX, find_job
 from tunestone.api.openai.paging import page, read_choice, read_limit
 from tunestone.api.services import Services
 from tunestone.data import load_prompts
@@ -62,7 +62,7 @@ async def retrieve_eval(call: Call) -> Response:
         return {
             "id": f"eval_{found.job.id}",
             "object": "eval",
-            "name": f"Validation of ftjob-{found.job.id}",
+            "name": f"Validation of {JOB_PREFIX}{found.job.id}",
             "created_at": unix(found.job.created_at),
             "data_source_config": {"type": "custom", "schema": {"type": "object"}},
             "testing_criteria": [found.grader],
@@ -138,7 +138,7 @@ def _open(call: Call) -> _Eval:
     match = _EVAL.fullmatch(call.path["eval_id"])
     try:
         with call.services.store.session() as session:
-            job = find_job(session, f"ftjob-{match[1]}" if match else "")
+            job = find_job(session, f"{JOB_PREFIX}{match[1]}" if match else "")
     except OpenAIError:
         raise _unknown("eval", call.path["eval_id"]) from None
     folder = _folder(call.services, job)

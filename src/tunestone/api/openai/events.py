@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from tunestone.api.http import Call, Route
 from tunestone.api.openai.bodies import unix
 from tunestone.api.openai.errors import OpenAIError
-from tunestone.api.openai.job_objects import find_job
+from tunestone.api.openai.job_objects import JOB_PREFIX, find_job
 from tunestone.api.openai.paging import page, read_limit
 from tunestone.jobs.journal import tell
 from tunestone.jobs.tables import Event, Job
@@ -18,7 +18,7 @@ from tunestone.jobs.tables import Event, Job
 
 def tell_start(session: Session, job: Job) -> None:
     """What is said at once: that there is a job, what it reads, and what is not as it seems."""
-    tell(session, job.id, "created", f"Created fine-tuning job: ftjob-{job.id}")
+    tell(session, job.id, "created", f"Created fine-tuning job: {JOB_PREFIX}{job.id}")
     for kind in ("training", "validation"):
         if file := job.request.get(f"{kind}_file"):
             tell(session, job.id, f"validating:{kind}", f"Validating {kind} file: {file}")

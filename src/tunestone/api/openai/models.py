@@ -17,7 +17,7 @@ from tunestone.api.http import Call, Route
 from tunestone.api.inference.targets import resolve_target
 from tunestone.api.openai.bodies import unix
 from tunestone.api.openai.errors import OpenAIError
-from tunestone.api.openai.job_objects import DIALECT
+from tunestone.api.openai.job_objects import DIALECT, JOB_PREFIX
 from tunestone.api.services import Services
 from tunestone.errors import UnknownModelError
 from tunestone.jobs.job import ENDED
@@ -100,8 +100,8 @@ def _refuse_needed(session: Session, model: Model) -> None:
     if job := session.scalar(waiting):
         raise OpenAIError(
             409,
-            f"The model '{model.alias}' is what the job ftjob-{job.id} starts from. Wait for its "
-            "end, or cancel it.",
+            f"The model '{model.alias}' is what the job {JOB_PREFIX}{job.id} starts from. Wait for "
+            "its end, or cancel it.",
             param="model",
             code="model_in_use",
         )
