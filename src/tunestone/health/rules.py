@@ -209,7 +209,8 @@ def _plateau(records: Sequence[Record]) -> Finding | None:
         last,
         window[0]["step"],
         f"Reward {last:.3f}, below {low} and {gain:+.3f} within {HORIZON} steps: "
-        "too sparse to learn from. Take easier prompts, or give partial credit.",
+        "too sparse to learn from, or learning_rate is too low. Take easier prompts, give partial "
+        "credit, or raise it.",
     )
 
 
